@@ -1,0 +1,311 @@
+//! Packet memory and who owns it.
+//!
+//! ```text
+//!  Region  one mapping per process, registered with the kernel once, cut into equal frames
+//!    | depot: frames nobody holds (lock-free, shared)
+//!    v
+//!  FrameCache  one a worker: a short stack over the depot
+//!    | allocate / free
+//!    v
+//!  Frame  the right to read and write one frame: not Copy, not Clone
+//!    in a Batch, in a port's ring, in the cache: always in exactly one place
+//! ```
+//!
+//! A [`Frame`] has no destructor: who drops one by accident leaks it, which the port contract tests
+//! notice by counting. Facts about a packet lie in the `Frame`, never in the buffer: the kernel
+//! writes into an AF_XDP frame's headroom.
+
+#![allow(unsafe_code, reason = "hands out slices of the mapping; Frame is the proof of ownership")]
+
+use std::io;
+use std::ptr::NonNull;
+
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+use seine_pipeline::limits::BATCH_MAX;
+use seine_pipeline::packet::{Checksum, Packet};
+use seine_pipeline::address::PortId;
+
+/// Frames on their way between ports.
+pub type Batch = ArrayVec<Frame, BATCH_MAX>;
+
+/// Bytes at the start of a frame that a packet received by AF_XDP leaves free: the kernel's
+/// `XDP_PACKET_HEADROOM`. Holds the TX metadata and any tunnel header.
+pub const HEADROOM: usize = 256;
+
+/// Frames that a worker keeps to itself before it gives some back.
+const CACHE_MAX: usize = 512;
+/// Frames moved between cache and depot at once.
+const CACHE_STEP: usize = 128;
+
+/// Why there is no packet memory.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// The size of a frame must be one that AF_XDP takes.
+    #[error("frame size {0} is not a power of two from 2048 to 4096 bytes")]
+    FrameSize(usize),
+    /// The kernel gave no memory.
+    #[error("cannot map {bytes} bytes for {frames} frames; lower `frames.count`")]
+    Map {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Frames asked for.
+        frames: usize,
+        /// What mmap said.
+        source: io::Error,
+    },
+}
+
+/// All packet memory of the process, cut into frames of one size.
+pub struct Region {
+    base: NonNull<u8>,
+    frame_bytes: usize,
+    frames: usize,
+    depot: ArrayQueue<u32>,
+}
+
+// SAFETY: the mapping lives as long as the process, and each frame of it is reached only through
+// the one `Frame` with its index.
+unsafe impl Send for Region {}
+// SAFETY: as above; the depot is itself shared safely.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Maps `frames` frames of `frame_bytes` bytes. The memory is never given back: sockets and
+    /// frames refer to it for the life of the process.
+    pub fn map(frames: usize, frame_bytes: usize) -> Result<&'static Region, RegionError> {
+        if !(2048..=4096).contains(&frame_bytes) || !frame_bytes.is_power_of_two() {
+            return Err(RegionError::FrameSize(frame_bytes));
+        }
+        let bytes = frames * frame_bytes;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory
+        // that exists.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+                -1,
+                0,
+            )
+        };
+        let base = NonNull::new(address.cast::<u8>())
+            .filter(|_| address != libc::MAP_FAILED)
+            .ok_or_else(|| RegionError::Map { bytes, frames, source: io::Error::last_os_error() })?;
+        let depot = ArrayQueue::new(frames.max(1));
+        for index in 0..frames as u32 {
+            // The queue holds exactly as many as there are frames.
+            let _ = depot.push(index);
+        }
+        Ok(Box::leak(Box::new(Region { base, frame_bytes, frames, depot })))
+    }
+
+    /// The mapping's address and length, for registration with the kernel.
+    pub fn mapping(&self) -> (NonNull<u8>, usize) {
+        (self.base, self.frames * self.frame_bytes)
+    }
+
+    /// Bytes of one frame, headroom included.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
+    /// Frames in all.
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Frames in the depot now.
+    pub fn free_frames(&self) -> usize {
+        self.depot.len()
+    }
+
+    /// Claims the frame with this index: the counterpart of [`Frame::release`].
+    ///
+    /// # Safety
+    /// The index must have come from `release`, and no other `Frame` may have been made of it
+    /// since: a port calls this once for each frame that its device gives back.
+    pub unsafe fn claim(
+        &'static self,
+        index: u32,
+        start: usize,
+        len: usize,
+        checksum: Checksum,
+    ) -> Frame {
+        assert!((index as usize) < self.frames && start + len <= self.frame_bytes);
+        Frame { region: self, index, start: start as u32, len: len as u32, checksum }
+    }
+}
+
+/// The right to one frame: whoever has it may read and write its buffer.
+#[must_use = "a frame that is dropped is lost: give it back to a FrameCache"]
+pub struct Frame {
+    region: &'static Region,
+    index: u32,
+    start: u32,
+    len: u32,
+    /// What the L4 checksum field holds.
+    pub checksum: Checksum,
+}
+
+impl Frame {
+    /// The whole buffer, headroom included.
+    pub fn buffer(&self) -> &[u8] {
+        // SAFETY: the frame lies within the mapping, and `self` is the only way to it.
+        unsafe { std::slice::from_raw_parts(self.address().as_ptr(), self.region.frame_bytes) }
+    }
+
+    /// As [`buffer`](Self::buffer), to write.
+    pub fn buffer_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `buffer`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.address().as_ptr(), self.region.frame_bytes) }
+    }
+
+    /// The packet in it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer()[self.start()..self.start() + self.len()]
+    }
+
+    /// Puts a copy of `packet` into the frame, after the headroom. `false` when it does not fit.
+    pub fn fill(&mut self, packet: &[u8]) -> bool {
+        let Some(room) = self.buffer_mut().get_mut(HEADROOM..HEADROOM + packet.len()) else {
+            return false;
+        };
+        room.copy_from_slice(packet);
+        self.set_range(HEADROOM, packet.len());
+        true
+    }
+
+    /// Where the packet starts in the buffer.
+    pub fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Bytes of the packet.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it holds no packet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Says where in the buffer the packet lies.
+    pub fn set_range(&mut self, start: usize, len: usize) {
+        assert!(start + len <= self.region.frame_bytes);
+        (self.start, self.len) = (start as u32, len as u32);
+    }
+
+    /// The packet as the pipeline sees it; `None` for a frame that holds none.
+    pub fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>> {
+        let (start, end, checksum) = (self.start(), self.start() + self.len(), self.checksum);
+        Packet::new(self.buffer_mut(), start, end, ingress, checksum)
+    }
+
+    /// Gives the frame to a device, which knows it by index. [`Region::claim`] takes it back.
+    pub fn release(self) -> u32 {
+        self.index
+    }
+
+    /// Byte offset of the buffer from the start of the mapping: how AF_XDP addresses a frame.
+    pub fn offset(&self) -> u64 {
+        self.index as u64 * self.region.frame_bytes as u64
+    }
+
+    fn address(&self) -> NonNull<u8> {
+        // SAFETY: `claim` checked that the index is within the mapping.
+        unsafe { self.region.base.add(self.index as usize * self.region.frame_bytes) }
+    }
+}
+
+/// A worker's own store of frames: a stack, so that the frame used next is the one still in cache.
+pub struct FrameCache {
+    region: &'static Region,
+    indexes: ArrayVec<u32, CACHE_MAX>,
+}
+
+impl FrameCache {
+    /// An empty cache over the region's depot.
+    pub fn new(region: &'static Region) -> FrameCache {
+        FrameCache { region, indexes: ArrayVec::new() }
+    }
+
+    /// The region behind it.
+    pub fn region(&self) -> &'static Region {
+        self.region
+    }
+
+    /// Frames in the cache itself.
+    pub fn len(&self) -> usize {
+        self.indexes.len()
+    }
+
+    /// Whether the cache itself holds none; the depot may.
+    pub fn is_empty(&self) -> bool {
+        self.indexes.is_empty()
+    }
+
+    /// An empty frame, or none when cache and depot are both empty.
+    pub fn allocate(&mut self) -> Option<Frame> {
+        if self.indexes.is_empty() {
+            while self.indexes.len() < CACHE_STEP
+                && let Some(index) = self.region.depot.pop()
+            {
+                self.indexes.push(index);
+            }
+        }
+        let index = self.indexes.pop()?;
+        // SAFETY: indexes in cache and depot came from `Frame::release` or were never used, and
+        // popping took this one out.
+        Some(unsafe { self.region.claim(index, HEADROOM, 0, Checksum::Complete) })
+    }
+
+    /// Takes a frame back.
+    pub fn free(&mut self, frame: Frame) {
+        if self.indexes.is_full() {
+            for index in self.indexes.drain(CACHE_MAX - CACHE_STEP..) {
+                // The depot holds as many as there are frames: it cannot be full.
+                let _ = self.region.depot.push(index);
+            }
+        }
+        self.indexes.push(frame.release());
+    }
+
+    /// Gives everything back to the depot.
+    pub fn drain(&mut self) {
+        for index in self.indexes.drain(..) {
+            let _ = self.region.depot.push(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_can_be_had_once_and_comes_back() {
+        let region = Region::map(600, 2048).expect("memory");
+        let mut cache = FrameCache::new(region);
+        let mut frames: Vec<Frame> = std::iter::from_fn(|| cache.allocate()).collect();
+        assert_eq!(frames.len(), 600);
+        for (number, frame) in frames.iter_mut().enumerate() {
+            assert!(frame.fill(&(number as u32).to_le_bytes()));
+        }
+        for (number, frame) in frames.iter().enumerate() {
+            assert_eq!(frame.bytes(), (number as u32).to_le_bytes());
+        }
+        for frame in frames {
+            cache.free(frame);
+        }
+        cache.drain();
+        assert_eq!(region.free_frames(), 600);
+    }
+
+    #[test]
+    fn a_frame_size_that_af_xdp_refuses_is_refused() {
+        assert!(matches!(Region::map(1, 3000), Err(RegionError::FrameSize(3000))));
+    }
+}

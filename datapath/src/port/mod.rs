@@ -1,0 +1,55 @@
+//! Ports: where frames come from and go to.
+//!
+//! A port is a device with one queue for each worker; worker `w` owns queue `w` of every port, so
+//! nothing on the packet path is shared between cores. Each kind of port has its folder or file:
+//!
+//! * [`af_xdp`]: the host end of a Pod's veth, and the node's uplink beside the kernel.
+//! * [`tap`]: `seine-gw0`, the node's own leg, with a virtio-net header.
+//! * [`memory`], [`pcap`]: tests, replay, benchmarks.
+
+pub mod af_xdp;
+pub mod memory;
+pub mod pcap;
+pub mod tap;
+
+use std::os::fd::RawFd;
+
+use crate::frame::{Batch, FrameCache};
+
+/// One queue of a port. Its worker owns it, so nothing here locks; nothing here blocks.
+pub trait Queue: Send {
+    /// Appends received frames to `batch` until it is full. Zero frames is a normal answer.
+    fn receive(&mut self, frames: &mut FrameCache, batch: &mut Batch);
+
+    /// Takes frames from the front of `batch`, in order. What the device has no room for stays
+    /// there; what it refuses for good is freed and counted in [`QueueStats::refused`].
+    fn transmit(&mut self, frames: &mut FrameCache, batch: &mut Batch);
+
+    /// Collects finished frames and wakes the kernel, if it asked to be woken. Called once after
+    /// the transmits of a round, and only when there were any or some are still under way.
+    fn flush(&mut self, frames: &mut FrameCache);
+
+    /// Whether `transmit` takes frames with a partial checksum. If not, the worker completes it.
+    fn takes_partial_checksum(&self) -> bool;
+
+    /// A descriptor that polls readable when `receive` would find something, for a worker at rest.
+    /// `None` for a port that must be polled.
+    fn wake_source(&self) -> Option<RawFd>;
+
+    /// What it counted since it was opened.
+    fn stats(&self) -> QueueStats;
+
+    /// Closes the queue: every frame it still holds goes back.
+    fn close(self: Box<Self>, frames: &mut FrameCache);
+}
+
+/// What a queue counts itself; packets and bytes are counted by the worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// System calls made.
+    pub system_calls: u64,
+    /// Frames that the device refused for good.
+    pub refused: u64,
+    /// Frames that the device dropped because no buffer was posted, or its ring was full.
+    pub device_drops: u64,
+}

@@ -1,0 +1,32 @@
+//! Every capacity and timeout, with its reason.
+
+/// Ports that can be open at once, the node's own among them. A node runs 110 Pods by default and
+/// up to 500 where it is tuned for it; an index stays within 16 bits with room to spare.
+pub const PORTS_MAX: usize = 1024;
+
+/// Endpoints on one node: one a Pod port.
+pub const ENDPOINTS_MAX: usize = PORTS_MAX;
+
+/// Other nodes of the cluster. Kubernetes is tested up to 5,000 nodes.
+pub const PEERS_MAX: usize = 8192;
+
+/// Next hops on the underlay: one a peer.
+pub const ADJACENCIES_MAX: usize = PEERS_MAX;
+
+/// Frames a worker takes from a queue at once. Large enough to spread the cost of a system call,
+/// small enough for a batch's headers to stay in the first-level cache.
+pub const BATCH_MAX: usize = 64;
+
+/// IPv6 extension headers followed before a packet counts as malformed. RFC 8504 section 5.3 lets
+/// a node bound them; five kinds exist that may stand before the payload, each once but one.
+pub const EXTENSION_HEADERS_MAX: usize = 8;
+
+/// VLAN tags followed.
+pub const VLAN_TAGS_MAX: usize = 1;
+
+/// Bytes that a tunnel puts in front of a frame at most: Ethernet, IPv6, UDP, Geneve without
+/// options. Every frame has at least this headroom.
+pub const ENCAPSULATION_MAX: usize = 14 + 40 + 8 + 8;
+
+/// Lines one trace can hold; the pipeline has fewer tables than that.
+pub const TRACE_STEPS_MAX: usize = 64;

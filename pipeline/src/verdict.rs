@@ -1,0 +1,122 @@
+//! What tables answer, what becomes of a packet, and the name of every way to lose one.
+
+use crate::address::PortId;
+use crate::stage::TableId;
+
+/// What a table answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Go on with the next table.
+    Next,
+    /// Skip forward to a later table.
+    Goto(TableId),
+    /// Send it out by this port.
+    Output(PortId),
+    /// The packet was rewritten into an answer: send it back where it came from.
+    Answer,
+    /// Count it under this reason and forget it.
+    Drop(DropReason),
+}
+
+/// What becomes of a packet in the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It leaves by this port.
+    Output(PortId),
+    /// It is counted under this reason.
+    Drop(DropReason),
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $meaning:literal])+ $name:ident,)+) => {
+        /// Why a packet was dropped. Each has a counter per ingress port.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $meaning])+ $name,)+ }
+
+        impl DropReason {
+            /// All of them, in the order of their counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)+];
+
+            /// The name that counters, CLI and documentation use.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$name => stringify!($name),)+ }
+            }
+
+            /// When it counts, in one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(DropReason::$name => concat!($($meaning),+).trim_ascii(),)+ }
+            }
+
+            /// For indexing counters.
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame ends before its headers do, or a length or version field contradicts it.
+    Malformed,
+    /// The IPv4 header checksum is wrong.
+    BadHeaderChecksum,
+    /// An IPv6 packet has more extension headers than are followed.
+    TooManyExtensionHeaders,
+    /// Neither ARP, IPv4 nor IPv6.
+    UnknownEtherType,
+    /// The frame carries a VLAN tag; ports are untagged.
+    TaggedFrame,
+    /// No node object is installed yet: nothing is forwarded before the first transaction.
+    NoNode,
+    /// The ingress port has no Endpoint: the agent has not announced the Pod, or it is gone.
+    UnknownPort,
+    /// The sender fields of an ARP packet are not those of its port.
+    SpoofedArp,
+    /// Source MAC or source address is not one of the Pod's own.
+    SpoofedSource,
+    /// A neighbour message claims an address or link-layer address that is not the Pod's own.
+    SpoofedNeighbor,
+    /// ARP or neighbour solicitation for an address that nobody known here has.
+    UnknownNeighbor,
+    /// ARP or neighbour message that needs no answer: a reply, an announcement, a duplicate check.
+    NeighborNoAnswer,
+    /// Broadcast or multicast, which is not forwarded.
+    Multicast,
+    /// The destination is in this node's Pod range, but no Endpoint has it.
+    UnknownDestination,
+    /// The destination MAC is neither the gateway's nor that of the destination's owner.
+    UnknownDestinationMac,
+    /// A loopback, unspecified or otherwise unroutable source or destination address.
+    UnroutableAddress,
+    /// TTL or hop limit ran out where no ICMP error may be sent.
+    TtlExceeded,
+    /// Too big for the next link where no ICMP error may be sent.
+    PacketTooBig,
+    /// Came in by the uplink, but is not a Geneve packet for this node.
+    NotTunnel,
+    /// The tunnel header has a version, protocol, VNI or critical option that is not understood.
+    BadTunnelHeader,
+    /// The outer UDP checksum is wrong.
+    BadTunnelChecksum,
+    /// Tunnelled by a host that is not a node of the cluster.
+    UnknownTunnelPeer,
+    /// Tunnelled by a node, but the inner source is not within that node's Pod ranges.
+    SpoofedTunnelSource,
+    /// Tunnelled to this node, but the inner destination is not one of its own.
+    TunnelTransit,
+    /// The underlay's next hop for the peer is not resolved yet.
+    NoNextHop,
+    /// The egress port would be the ingress port.
+    Hairpin,
+    /// The egress port is closed or not there.
+    NoEgressPort,
+    /// The frame's headroom cannot hold the tunnel header.
+    NoHeadroom,
+    /// The egress queue was full.
+    EgressFull,
+    /// No free frame in the worker's cache or the depot.
+    NoFrame,
+    /// The device refused the frame.
+    EgressRefused,
+}
