@@ -8,9 +8,18 @@
 
 #![forbid(unsafe_code)]
 
-pub mod adjacency;
 pub mod address;
+pub mod adjacency;
+pub mod describe;
 pub mod limits;
 pub mod packet;
+pub mod run;
+pub mod stage;
+pub mod state;
 pub mod trace;
 pub mod verdict;
+
+use stage::Stage;
+
+/// The whole pipeline, in the order in which a packet meets it.
+pub const STAGES: &[Stage] = &[];

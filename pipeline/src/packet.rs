@@ -101,4 +101,24 @@ impl<'a> Packet<'a> {
         self.end = end;
         true
     }
+
+    /// Finishes a partial checksum in software, for a port that does not take it.
+    pub fn complete_checksum(&mut self) {
+        let Checksum::Partial { start, offset } = std::mem::take(&mut self.checksum) else {
+            return;
+        };
+        let segment = self.bytes_mut().get_mut(usize::from(start)..).unwrap_or_default();
+        let mut sum: u64 = 0;
+        for pair in segment.chunks(2) {
+            sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        }
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        let offset = usize::from(offset);
+        if let Some(field) = segment.get_mut(offset..offset + 2) {
+            let sum = !(sum as u16);
+            field.copy_from_slice(&(if sum == 0 { 0xffff } else { sum }).to_be_bytes());
+        }
+    }
 }

@@ -1,0 +1,55 @@
+//! Walks one packet through the stages.
+//!
+//! The one loop of the pipeline: tables decide, this follows their verdicts, forward only, and
+//! writes the trace if there is one.
+
+use std::fmt;
+
+use crate::STAGES;
+use crate::adjacency::AdjacencyTable;
+use crate::packet::Packet;
+use crate::stage::TableId;
+use crate::state::State;
+use crate::trace::Trace;
+use crate::verdict::{DropReason, Outcome, Verdict};
+
+/// What a packet is judged by.
+pub struct Context<'a> {
+    /// Every table, at one revision.
+    pub state: &'a State,
+    /// Next hops on the underlay.
+    pub adjacencies: &'a AdjacencyTable,
+    /// Filled in when somebody wants to know why.
+    pub trace: Option<&'a mut Trace>,
+}
+
+impl Context<'_> {
+    /// Says what the running table has matched, if somebody wants to know.
+    pub fn note(&mut self, matched: fmt::Arguments<'_>) {
+        if let Some(trace) = &mut self.trace {
+            trace.note(matched);
+        }
+    }
+}
+
+/// Decides about one packet and rewrites it accordingly.
+pub fn run(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Outcome {
+    let mut target: Option<TableId> = None;
+    for table in STAGES.iter().flat_map(|stage| stage.tables) {
+        if target.is_some_and(|target| target != table.id()) {
+            continue;
+        }
+        let verdict = table.apply(packet, context);
+        if let Some(trace) = &mut context.trace {
+            trace.close(table.id(), verdict);
+        }
+        match verdict {
+            Verdict::Next => target = None,
+            Verdict::Goto(table) => target = Some(table),
+            Verdict::Output(port) => return Outcome::Output(port),
+            Verdict::Answer => return Outcome::Output(packet.ingress),
+            Verdict::Drop(reason) => return Outcome::Drop(reason),
+        }
+    }
+    Outcome::Drop(DropReason::NoEgressPort)
+}

@@ -1,0 +1,83 @@
+//! The stages: what a packet meets on its way, one file each, each with its tables in order.
+//!
+//! A table is a pure function of packet, state and context. The loop around them, and the trace,
+//! are in [`run`](crate::run); the order is [`STAGES`](crate::STAGES).
+
+use std::fmt;
+
+use crate::adjacency::AdjacencyTable;
+use crate::packet::Packet;
+use crate::run::Context;
+use crate::state::State;
+use crate::verdict::Verdict;
+
+/// A group of tables that belong together.
+pub struct Stage {
+    /// Antrea's name: "Validation".
+    pub name: &'static str,
+    /// The tables, in the order in which a packet meets them.
+    pub tables: &'static [&'static dyn Table],
+}
+
+/// One table: what it does to a packet, and how it shows itself to an operator.
+pub trait Table: Sync {
+    /// Which one it is.
+    fn id(&self) -> TableId;
+    /// Decides about one packet.
+    fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict;
+    /// The columns of its entries.
+    fn columns(&self) -> &'static [&'static str];
+    /// Its entries as text, sorted, under [`columns`](Self::columns).
+    fn rows(&self, state: &State, adjacencies: &AdjacencyTable) -> Vec<Vec<String>>;
+    /// How many entries it holds.
+    fn entries(&self, state: &State) -> usize;
+}
+
+/// A table of the pipeline, in the order in which a packet meets them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum TableId {
+    /// Separates ARP from IP.
+    PipelineRootClassifier,
+    /// Tells where an IP packet comes from; takes off the tunnel's headers.
+    Classifier,
+    /// A port may speak ARP only for itself.
+    ArpSpoofGuard,
+    /// A Pod may send only from its own addresses.
+    SpoofGuard,
+    /// Neighbour discovery.
+    Ipv6,
+    /// Answers ARP requests.
+    ArpResponder,
+    /// Decides by destination address.
+    L3Forwarding,
+    /// Lowers the TTL, and holds packets to the MTU of what they are sent by.
+    L3DecTtl,
+    /// Decides by destination MAC.
+    L2ForwardingCalc,
+    /// Sends.
+    Output,
+}
+
+impl TableId {
+    /// Antrea's name for it, as in the CLI and the documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TableId::PipelineRootClassifier => "PipelineRootClassifier",
+            TableId::Classifier => "Classifier",
+            TableId::ArpSpoofGuard => "ARPSpoofGuard",
+            TableId::SpoofGuard => "SpoofGuard",
+            TableId::Ipv6 => "IPv6",
+            TableId::ArpResponder => "ARPResponder",
+            TableId::L3Forwarding => "L3Forwarding",
+            TableId::L3DecTtl => "L3DecTTL",
+            TableId::L2ForwardingCalc => "L2ForwardingCalc",
+            TableId::Output => "Output",
+        }
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
