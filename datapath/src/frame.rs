@@ -22,9 +22,9 @@ use std::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
+use seine_pipeline::address::PortId;
 use seine_pipeline::limits::BATCH_MAX;
 use seine_pipeline::packet::{Checksum, Packet};
-use seine_pipeline::address::PortId;
 
 /// Frames on their way between ports.
 pub type Batch = ArrayVec<Frame, BATCH_MAX>;
@@ -90,9 +90,10 @@ impl Region {
                 0,
             )
         };
-        let base = NonNull::new(address.cast::<u8>())
-            .filter(|_| address != libc::MAP_FAILED)
-            .ok_or_else(|| RegionError::Map { bytes, frames, source: io::Error::last_os_error() })?;
+        let base =
+            NonNull::new(address.cast::<u8>()).filter(|_| address != libc::MAP_FAILED).ok_or_else(
+                || RegionError::Map { bytes, frames, source: io::Error::last_os_error() },
+            )?;
         let depot = ArrayQueue::new(frames.max(1));
         for index in 0..frames as u32 {
             // The queue holds exactly as many as there are frames.
@@ -278,6 +279,12 @@ impl FrameCache {
         for index in self.indexes.drain(..) {
             let _ = self.region.depot.push(index);
         }
+    }
+}
+
+impl Drop for FrameCache {
+    fn drop(&mut self) {
+        self.drain();
     }
 }
 

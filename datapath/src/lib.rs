@@ -1,1 +1,4 @@
-//! Placeholder while dependencies build.
+//! Moves: frames between ports and the pipeline, one worker a core.
+
+pub mod frame;
+pub mod port;

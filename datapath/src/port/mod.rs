@@ -3,14 +3,11 @@
 //! A port is a device with one queue for each worker; worker `w` owns queue `w` of every port, so
 //! nothing on the packet path is shared between cores. Each kind of port has its folder or file:
 //!
-//! * [`af_xdp`]: the host end of a Pod's veth, and the node's uplink beside the kernel.
-//! * [`tap`]: `seine-gw0`, the node's own leg, with a virtio-net header.
-//! * [`memory`], [`pcap`]: tests, replay, benchmarks.
+//! * `af_xdp`: the host end of a Pod's veth, and the node's uplink beside the kernel.
+//! * `tap`: `seine-gw0`, the node's own leg, with a virtio-net header.
+//! * [`memory`], `pcap`: tests, replay, benchmarks.
 
-pub mod af_xdp;
 pub mod memory;
-pub mod pcap;
-pub mod tap;
 
 use std::os::fd::RawFd;
 
@@ -36,11 +33,45 @@ pub trait Queue: Send {
     /// `None` for a port that must be polled.
     fn wake_source(&self) -> Option<RawFd>;
 
-    /// What it counted since it was opened.
+    /// What it counted since it was opened. May make a system call: for once a second, or when
+    /// asked, never per packet.
     fn stats(&self) -> QueueStats;
+
+    /// Why it neither receives nor transmits any more, if so. It still has to be closed, for the
+    /// frames it holds. A device that vanished while idle is noticed by [`stats`](Self::stats).
+    fn fault(&self) -> Option<QueueFault> {
+        None
+    }
 
     /// Closes the queue: every frame it still holds goes back.
     fn close(self: Box<Self>, frames: &mut FrameCache);
+}
+
+/// Why an open queue stopped for good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueFault {
+    /// The device is gone.
+    #[error("interface `{0}` was removed; close the port and open it again when it is back")]
+    DeviceGone(String),
+    /// The kernel broke the rules of a ring, or refused a descriptor that was checked: what it
+    /// says about frames can no longer be believed.
+    #[error("kernel and queue {queue} of `{interface}` disagree: {what}; reopen the port")]
+    Desynchronised {
+        /// The interface.
+        interface: String,
+        /// Its queue.
+        queue: u32,
+        /// What was seen.
+        what: &'static str,
+    },
+    /// Reading or writing the device failed in a way that does not pass.
+    #[error("input or output on `{interface}` failed with errno {errno}; reopen the port")]
+    Device {
+        /// The interface, or the file.
+        interface: String,
+        /// What the kernel said.
+        errno: i32,
+    },
 }
 
 /// What a queue counts itself; packets and bytes are counted by the worker.
