@@ -39,11 +39,11 @@ impl Default for MemoryOptions {
     }
 }
 
+/// The queues of a memory port, and the far end of each.
+pub type MemoryPort = (Vec<Box<dyn Queue>>, Vec<MemoryWire>);
+
 /// Opens a memory port: its queues, and the far end of each.
-pub fn open(
-    region: &'static Region,
-    options: MemoryOptions,
-) -> std::io::Result<(Vec<Box<dyn Queue>>, Vec<MemoryWire>)> {
+pub fn open(region: &'static Region, options: MemoryOptions) -> std::io::Result<MemoryPort> {
     let mut queues: Vec<Box<dyn Queue>> = Vec::new();
     let mut wires = Vec::new();
     for _ in 0..options.queues {
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_queue_at_rest_wakes_for_a_packet_and_rests_again_after_it() {
-        let region = Region::map(64, 2048).expect("memory");
+        let region = Region::map(512, 2048).expect("memory");
         let mut frames = FrameCache::new(region);
         let (mut queues, mut wires) = open(region, MemoryOptions::default()).expect("open");
         let queue = &mut queues[0];
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn frames_left_on_the_wire_return_when_both_ends_are_gone() {
-        let region = Region::map(64, 2048).expect("memory");
+        let region = Region::map(512, 2048).expect("memory");
         let mut frames = FrameCache::new(region);
         let (mut queues, mut wires) = open(region, MemoryOptions::default()).expect("open");
         assert!(wires[0].inject(&[1; 60], Checksum::Complete));
@@ -278,6 +278,6 @@ mod tests {
             queue.close(&mut frames);
         }
         drop(frames);
-        assert_eq!(region.free_frames(), 64);
+        assert_eq!(region.free_frames(), 512);
     }
 }
