@@ -115,7 +115,7 @@ reasons! {
     NoHeadroom,
     /// The egress queue was full.
     EgressFull,
-    /// No free frame in the worker's cache or the depot.
+    /// The device had a packet and no free frame to put it in, or its ring was full.
     NoFrame,
     /// The device refused the frame.
     EgressRefused,
