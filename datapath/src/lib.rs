@@ -1,5 +1,27 @@
 //! Moves: frames between ports and the pipeline, one worker a core.
+//!
+//! ```text
+//!   service ── writer ── publish ──▶ worker 0, worker 1, ...   each: receive, run, transmit, rest
+//!      │          └──── next_hop        │ owns queue w of every port
+//!      └─ ports ── devices ─────────────┘
+//! ```
+//! The packet path is [`worker`], with [`port`] and [`frame`] below it and the pipeline beside it;
+//! it shares nothing but what [`publish`] hands over and [`counters`] that others read. All else
+//! runs on the main thread.
 
+pub mod answers;
+pub mod counters;
+pub mod crash;
+pub mod datapath;
+pub mod devices;
 pub mod frame;
+pub mod machine;
 pub mod netns;
+pub mod objects;
 pub mod port;
+pub mod ports;
+pub mod publish;
+pub mod service;
+pub mod worker;
+pub mod workers;
+pub mod writer;

@@ -1,0 +1,175 @@
+//! What the service answers: ports, and the trace of a described packet.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use seine_datapath_api::v1;
+use seine_pipeline::address::{Mac, PortKind};
+use seine_pipeline::describe::{Description, Protocol, describe};
+use seine_pipeline::run::{Context, run};
+use seine_pipeline::trace::Trace;
+use seine_pipeline::verdict::{Outcome, Verdict};
+use tonic::Status;
+
+use crate::datapath::Datapath;
+use crate::devices::DeviceError;
+use crate::ports::OpenPort;
+
+/// The largest payload that a trace builds.
+const PAYLOAD_BYTES_MAX: u32 = 9000;
+
+/// A port with its counters, as the API shows it.
+pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
+    let totals = port.totals();
+    let (endpoint, endpoint_addresses) = datapath.writer.endpoint_of(port.id).unwrap_or_default();
+    let kind = match port.kind {
+        PortKind::Pod => v1::port::Kind::Pod,
+        PortKind::Gateway => v1::port::Kind::Gateway,
+        PortKind::Uplink => v1::port::Kind::Uplink,
+    };
+    v1::Port {
+        name: port.name.clone(),
+        id: port.id.index() as u32,
+        generation: port.generation,
+        kind: kind.into(),
+        device: Some(v1::Device {
+            interface: port.interface.clone(),
+            mac: port.mac.0.to_vec(),
+            mtu: port.mtu.into(),
+        }),
+        attach_mode: datapath.devices().attach_mode(&port.interface, port.kind),
+        queues: port.counters.len() as u32,
+        counters: Some(v1::PortCounters {
+            receive_packets: totals.receive_packets,
+            receive_bytes: totals.receive_bytes,
+            transmit_packets: totals.transmit_packets,
+            transmit_bytes: totals.transmit_bytes,
+            drops: totals.drops_total(),
+            system_calls: totals.system_calls,
+        }),
+        endpoint,
+        endpoint_addresses,
+        fault: port.fault().unwrap_or_default(),
+    }
+}
+
+/// How a device's error is answered.
+pub fn device_status(error: &DeviceError, message: String) -> Status {
+    match error {
+        DeviceError::NoSuchInterface { .. } => Status::not_found(message),
+        DeviceError::Taken { .. } | DeviceError::Refused { .. } => {
+            Status::failed_precondition(message)
+        }
+    }
+}
+
+/// Runs a described packet through the tables in force.
+pub fn trace(datapath: &Datapath, request: v1::TraceRequest) -> Result<v1::TraceReply, Status> {
+    let description = description(request)?;
+    let current = datapath.writer.current();
+    let mut described = describe(&description, &current.state)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let mut packet = described
+        .packet()
+        .ok_or_else(|| Status::invalid_argument("the described packet does not fit a frame"))?;
+    let mut trace = Trace::default();
+    let mut context = Context {
+        state: &current.state,
+        adjacencies: &datapath.adjacencies,
+        trace: Some(&mut trace),
+    };
+    let outcome = run(&mut packet, &mut context);
+    packet.complete_checksum();
+    let port_name = |id| current.state.port(id).map(|port| port.name.clone()).unwrap_or_default();
+    let steps = trace.steps.iter().map(|step| v1::trace_reply::Step {
+        stage: stage_of(step.table.name()).to_owned(),
+        table: step.table.name().to_owned(),
+        matched: step.matched.clone(),
+        verdict: match step.verdict {
+            Verdict::Next => "Next".to_owned(),
+            Verdict::Goto(table) => format!("Goto {table}"),
+            Verdict::Output(port) => format!("Output {}", port_name(port)),
+            Verdict::Answer => "Answer".to_owned(),
+            Verdict::Drop(reason) => format!("Drop {}", reason.name()),
+        },
+    });
+    let mut reply = v1::TraceReply {
+        revision: current.revision,
+        steps: steps.collect(),
+        ..v1::TraceReply::default()
+    };
+    match outcome {
+        Outcome::Output(port) => {
+            reply.verdict = "Output".to_owned();
+            reply.egress = port_name(port);
+            reply.packet = packet.bytes().to_vec();
+        }
+        Outcome::Drop(reason) => {
+            reply.verdict = "Drop".to_owned();
+            reply.reason = reason.name().to_owned();
+            reply.meaning = reason.meaning().to_owned();
+        }
+    }
+    Ok(reply)
+}
+
+fn stage_of(table: &str) -> &'static str {
+    let holds = |stage: &&seine_pipeline::stage::Stage| {
+        stage.tables.iter().any(|candidate| candidate.id().name() == table)
+    };
+    seine_pipeline::STAGES.iter().find(holds).map_or("", |stage| stage.name)
+}
+
+fn description(request: v1::TraceRequest) -> Result<Description, Status> {
+    let protocol = match request.protocol() {
+        v1::trace_request::Protocol::Unspecified => {
+            return Err(Status::invalid_argument("protocol: must be ICMP, TCP, UDP or ARP"));
+        }
+        v1::trace_request::Protocol::Icmp => Protocol::Icmp,
+        v1::trace_request::Protocol::Tcp => Protocol::Tcp,
+        v1::trace_request::Protocol::Udp => Protocol::Udp,
+        v1::trace_request::Protocol::Arp => Protocol::Arp,
+    };
+    if request.payload_bytes > PAYLOAD_BYTES_MAX {
+        let reason = format!("payload_bytes: at most {PAYLOAD_BYTES_MAX}");
+        return Err(Status::invalid_argument(reason));
+    }
+    let source = match request.source.as_str() {
+        "" => None,
+        text => Some(parse::<IpAddr>("source", text)?),
+    };
+    Ok(Description {
+        source,
+        destination: parse("destination", &request.destination)?,
+        protocol,
+        source_port: port_number("source_port", request.source_port)?,
+        destination_port: port_number("destination_port", request.destination_port)?,
+        payload_bytes: request.payload_bytes as usize,
+        ttl: match request.ttl {
+            0 => 64,
+            ttl => u8::try_from(ttl)
+                .map_err(|_| Status::invalid_argument(format!("ttl: {ttl} is above 255")))?,
+        },
+        source_mac: mac("source_mac", &request.source_mac)?,
+        destination_mac: mac("destination_mac", &request.destination_mac)?,
+        ingress: request.ingress,
+    })
+}
+
+fn parse<T: FromStr<Err: std::fmt::Display>>(field: &str, text: &str) -> Result<T, Status> {
+    text.parse().map_err(|error| Status::invalid_argument(format!("{field}: `{text}`: {error}")))
+}
+
+fn port_number(field: &str, number: u32) -> Result<u16, Status> {
+    u16::try_from(number)
+        .map_err(|_| Status::invalid_argument(format!("{field}: {number} is above 65535")))
+}
+
+fn mac(field: &str, bytes: &[u8]) -> Result<Option<Mac>, Status> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    <[u8; 6]>::try_from(bytes).map(|bytes| Some(Mac(bytes))).map_err(|_| {
+        Status::invalid_argument(format!("{field}: a MAC address has 6 bytes, not {}", bytes.len()))
+    })
+}

@@ -1,0 +1,297 @@
+//! The datapath of a node, put together: writer, workers, ports and devices.
+//!
+//! Everything that changes something goes through here, one change at a time. A port opens in the
+//! order device, pipeline, workers, and closes in the order pipeline, workers, device: no worker
+//! ever has a queue that the pipeline does not know, and an index is used again only when no
+//! worker can still send to it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use seine_pipeline::address::{PortId, PortKind};
+use seine_pipeline::adjacency::AdjacencyTable;
+use tokio::sync::watch;
+
+use crate::counters::PortCounters;
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice};
+use crate::frame::{FrameCache, Region};
+use crate::objects::INTERFACE_NAME_BYTES_MAX;
+use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
+use crate::worker::{Command, Slot};
+use crate::workers::{WorkerError, WorkerHandle};
+use crate::writer::{ChangeError, Summary, Transaction, Writer};
+
+/// Why a port did not open or close.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The session is over, or the pipeline refused the port.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A worker does not answer.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The name is no name.
+    #[error(
+        "port name `{0}` is not 1 to {INTERFACE_NAME_BYTES_MAX} bytes of letters, digits, - _ ."
+    )]
+    Name(String),
+    /// The name or the device belongs to another open port.
+    #[error("port `{name}` is open with device `{interface}`; close it first")]
+    Taken {
+        /// The open port.
+        name: String,
+        /// Its device.
+        interface: String,
+    },
+    /// No index is left.
+    #[error("{POD_PORTS_MAX} Pod ports are open, which is the limit")]
+    TooMany,
+    /// Not for an agent to close.
+    #[error("port `{0}` is the node's own and stays open")]
+    NodePort(String),
+    /// The device has not one queue for each worker.
+    #[error("device `{interface}` has {queues} queues for {workers} workers")]
+    Queues {
+        /// The device.
+        interface: String,
+        /// Queues that it has.
+        queues: usize,
+        /// Workers that want one each.
+        workers: usize,
+    },
+}
+
+/// Next hops to be resolved: the underlay address of each peer, by adjacency index.
+pub type Wanted = BTreeMap<usize, IpAddr>;
+
+/// The datapath of one node.
+pub struct Datapath {
+    /// The one writer of State.
+    pub writer: Writer,
+    /// The workers, by index.
+    pub workers: Vec<WorkerHandle>,
+    /// Which ports are open.
+    pub ports: PortTable,
+    /// Next hops on the underlay.
+    pub adjacencies: Arc<AdjacencyTable>,
+    devices: Box<dyn Devices>,
+    /// Takes the frames of queues that close.
+    frames: FrameCache,
+    wanted: watch::Sender<Wanted>,
+    claims: Claims,
+    started: Instant,
+}
+
+impl Datapath {
+    /// A datapath without ports.
+    pub fn new(
+        writer: Writer,
+        workers: Vec<WorkerHandle>,
+        adjacencies: Arc<AdjacencyTable>,
+        devices: Box<dyn Devices>,
+        region: &'static Region,
+    ) -> Datapath {
+        Datapath {
+            writer,
+            workers,
+            ports: PortTable::default(),
+            adjacencies,
+            devices,
+            frames: FrameCache::new(region),
+            wanted: watch::Sender::default(),
+            claims: Claims::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// What next hops are wanted, now and whenever that changes.
+    pub fn wanted(&self) -> watch::Receiver<Wanted> {
+        self.wanted.subscribe()
+    }
+
+    /// When it was put together.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The machine's devices.
+    pub fn devices(&self) -> &dyn Devices {
+        self.devices.as_ref()
+    }
+
+    /// Bytes of the longest packet that a frame holds, Ethernet header included.
+    pub fn packet_bytes_max(&self) -> usize {
+        self.frames.region().frame_bytes() - crate::frame::HEADROOM
+    }
+
+    /// Installs a transaction and everything that follows from it.
+    pub async fn apply(&mut self, transaction: Transaction) -> Result<Summary, PortError> {
+        let result = self.writer.apply(transaction).await;
+        if matches!(result, Ok(_) | Err(ChangeError::NotPassed(_))) {
+            self.wanted.send_replace(self.writer.peers());
+            self.claim()?;
+        }
+        Ok(result?)
+    }
+
+    /// Opens a Pod's port for a session. One that is open with the same device stays as it is.
+    pub async fn open_pod(
+        &mut self,
+        session: u64,
+        name: &str,
+        interface: &str,
+    ) -> Result<(), PortError> {
+        self.writer.check_session(session)?;
+        check_name(name)?;
+        check_name(interface)?;
+        let taken = |port: &OpenPort| PortError::Taken {
+            name: port.name.clone(),
+            interface: port.interface.clone(),
+        };
+        if let Some(port) = self.ports.find(name) {
+            let same = port.kind == PortKind::Pod && port.interface == interface;
+            if same && port.fault().is_none() {
+                return Ok(());
+            }
+            if !same {
+                return Err(taken(port));
+            }
+            // Its device went away and came back under the same name.
+            self.close(name).await?;
+        }
+        if let Some(port) = self.ports.by_interface(PortKind::Pod, interface) {
+            return Err(taken(port));
+        }
+        let device = self.devices.open_pod(name, interface)?;
+        let opened = self.open(PortKind::Pod, name, device).await;
+        if opened.is_err() {
+            self.devices.close_pod(name);
+        }
+        opened
+    }
+
+    /// Opens one of the node's own ports, at start.
+    pub async fn open_node_port(
+        &mut self,
+        kind: PortKind,
+        device: OpenDevice,
+    ) -> Result<(), PortError> {
+        let name = device.interface.clone();
+        self.open(kind, &name, device).await
+    }
+
+    /// Closes a Pod's port for a session. Says whether it was open.
+    pub async fn close_pod(&mut self, session: u64, name: &str) -> Result<bool, PortError> {
+        self.writer.check_session(session)?;
+        match self.ports.find(name) {
+            None => Ok(false),
+            Some(port) if port.kind != PortKind::Pod => Err(PortError::NodePort(name.to_owned())),
+            Some(_) => self.close(name).await.map(|()| true),
+        }
+    }
+
+    /// Makes every worker carry over what its queues counted themselves.
+    pub async fn sample(&self) -> Result<(), WorkerError> {
+        for worker in &self.workers {
+            worker.ask(Command::Sample).await?;
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &mut self,
+        kind: PortKind,
+        name: &str,
+        device: OpenDevice,
+    ) -> Result<(), PortError> {
+        let OpenDevice { interface, mac, mtu, queues } = device;
+        if queues.len() != self.workers.len() {
+            let (count, workers) = (queues.len(), self.workers.len());
+            queues.into_iter().for_each(|queue| queue.close(&mut self.frames));
+            return Err(PortError::Queues { interface, queues: count, workers });
+        }
+        let Some((id, generation)) = self.ports.allocate() else {
+            queues.into_iter().for_each(|queue| queue.close(&mut self.frames));
+            return Err(PortError::TooMany);
+        };
+        let counters: Vec<_> = queues.iter().map(|_| Arc::new(PortCounters::default())).collect();
+        let name = name.to_owned();
+        let port = OpenPort { id, generation, name, kind, interface, mac, mtu, counters };
+        let slots: Vec<Box<Slot>> = queues
+            .into_iter()
+            .zip(&port.counters)
+            .map(|(queue, counters)| Slot::new(id, queue, counters.clone()))
+            .collect();
+        let name = port.name.clone();
+        let announced = self.writer.announce(port.object()).await;
+        self.ports.insert(port);
+        let mut failed: Option<PortError> = announced.err().map(PortError::from);
+        for (worker, slot) in self.workers.iter().zip(slots) {
+            if failed.is_some() {
+                slot.close(&mut self.frames);
+                continue;
+            }
+            match worker.ask(|done| Command::Add(slot, done)).await {
+                Ok(None) => {}
+                Ok(Some(refused)) => {
+                    refused.close(&mut self.frames);
+                    failed = Some(WorkerError::QueueRefused { worker: worker.index }.into());
+                }
+                Err(error) => failed = Some(error.into()),
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                self.detach(&name, id).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn close(&mut self, name: &str) -> Result<(), PortError> {
+        let Some(id) = self.ports.find(name).map(|port| port.id) else { return Ok(()) };
+        self.detach(name, id).await?;
+        self.devices.close_pod(name);
+        Ok(())
+    }
+
+    /// Takes a port from pipeline and workers. When a worker does not answer the index stays
+    /// taken: that worker may still send to it.
+    async fn detach(&mut self, name: &str, id: PortId) -> Result<(), PortError> {
+        self.writer.withdraw(name).await?;
+        for worker in &self.workers {
+            if let Some(slot) = worker.ask(|done| Command::Remove(id, done)).await? {
+                slot.close(&mut self.frames);
+            }
+        }
+        self.frames.drain();
+        self.ports.remove(name);
+        self.ports.release(id);
+        Ok(())
+    }
+
+    fn claim(&mut self) -> Result<(), DeviceError> {
+        let node = self.writer.node();
+        let claims = Claims { tunnel_address: node.map(|node| node.tunnel_address) };
+        if claims != self.claims {
+            self.devices.claim(&claims)?;
+            self.claims = claims;
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), PortError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let fits = (1..=INTERFACE_NAME_BYTES_MAX).contains(&name.len());
+    if fits && name.bytes().all(allowed) && !matches!(name, "." | "..") {
+        return Ok(());
+    }
+    Err(PortError::Name(name.to_owned()))
+}

@@ -1,0 +1,174 @@
+//! What a worker asks of processor and kernel beside its ports: cycles, and sleep.
+//!
+//! Sleep is level-triggered on purpose: a frame that arrived before the worker went to sleep makes
+//! the wait return at once, so there is no moment in which a wake can be lost.
+
+#![allow(unsafe_code, reason = "the cycle counter, and descriptors that ports own")]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The time stamp counter; nanoseconds where there is none.
+#[inline]
+pub fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: RDTSC exists on every x86-64 processor and touches no memory.
+        unsafe { core::arch::x86_64::_rdtsc() }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        use std::sync::OnceLock;
+        use std::time::Instant;
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+    }
+}
+
+/// Wakes one worker from other threads.
+pub struct Wake {
+    event: OwnedFd,
+    /// A wake that the worker has not taken yet; spares a system call for each further one.
+    pending: AtomicBool,
+}
+
+impl Wake {
+    /// A wake that is not pending.
+    pub fn new() -> io::Result<Wake> {
+        // SAFETY: eventfd takes no pointer.
+        let descriptor = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel returned this descriptor just now and no other copy of it exists.
+        let event = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        Ok(Wake { event, pending: AtomicBool::new(false) })
+    }
+
+    /// Ends the worker's sleep, or keeps the next one from beginning.
+    pub fn wake(&self) {
+        if self.pending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the buffer is eight bytes, as an eventfd wants. It fails only when the counter
+        // is full, and then it is readable, which is all that is asked.
+        unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Takes a pending wake. Whatever was stored before it was woken is seen after.
+    fn take(&self) {
+        let mut count = [0_u8; 8];
+        // SAFETY: the buffer is eight bytes, as an eventfd wants; it does not block.
+        unsafe { libc::read(self.event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        // Cleared after the read: a wake in between writes again, and costs one empty round.
+        self.pending.swap(false, Ordering::AcqRel);
+    }
+}
+
+/// What an event of a bed says: which of the two kinds of descriptor is readable.
+const BY_DEVICE: u64 = 0;
+const BY_WAKE: u64 = 1;
+
+/// What a sleeping worker waits for: its [`Wake`] and the wake sources of its queues.
+pub struct Bed {
+    epoll: OwnedFd,
+}
+
+impl Bed {
+    /// A bed in which only `wake` wakes.
+    pub fn new(wake: &Wake) -> io::Result<Bed> {
+        // SAFETY: epoll_create1 takes no pointer.
+        let descriptor = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel returned this descriptor just now and no other copy of it exists.
+        let bed = Bed { epoll: unsafe { OwnedFd::from_raw_fd(descriptor) } };
+        bed.control(libc::EPOLL_CTL_ADD, wake.event.as_raw_fd(), BY_WAKE)?;
+        Ok(bed)
+    }
+
+    /// Wakes when `descriptor` is readable, too.
+    pub fn watch(&self, descriptor: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, descriptor, BY_DEVICE)
+    }
+
+    /// Forgets a descriptor, before it is closed.
+    pub fn unwatch(&self, descriptor: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, descriptor, BY_DEVICE)
+    }
+
+    /// Sleeps until something is readable, or for `limit_ms` milliseconds (-1: without limit).
+    pub fn sleep(&self, wake: &Wake, limit_ms: i32) {
+        let mut event = libc::epoll_event { events: 0, u64: BY_DEVICE };
+        // SAFETY: there is room for the one event that is asked for. It fails only by a signal,
+        // which is a wake like any other.
+        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), &mut event, 1, limit_ms) };
+        // Otherwise the wake stays readable and ends the next sleep at once.
+        if { event.u64 } == BY_WAKE {
+            wake.take();
+        }
+    }
+
+    fn control(&self, operation: libc::c_int, descriptor: RawFd, by: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: by };
+        // SAFETY: the event outlives the call; a stale descriptor is an error, not a hazard.
+        let result =
+            unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, descriptor, &mut event) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_wake_before_sleep_is_not_lost() {
+        let wake = Wake::new().unwrap();
+        let bed = Bed::new(&wake).unwrap();
+        wake.wake();
+        wake.wake();
+        bed.sleep(&wake, -1);
+        let before = Instant::now();
+        bed.sleep(&wake, 20);
+        assert!(before.elapsed() >= Duration::from_millis(15), "one wake, one round");
+    }
+
+    #[test]
+    fn every_wake_from_another_thread_ends_a_sleep() {
+        let wake = Arc::new(Wake::new().unwrap());
+        let bed = Bed::new(&wake).unwrap();
+        let (sender, receiver) = crossbeam::channel::bounded(1);
+        let waker = std::thread::spawn({
+            let wake = wake.clone();
+            move || {
+                for number in 0..2000_u32 {
+                    sender.send(number).unwrap();
+                    wake.wake();
+                }
+            }
+        });
+        let mut seen = 0;
+        while seen < 2000 {
+            // A lost wake would leave this sleep without end.
+            bed.sleep(&wake, -1);
+            while receiver.try_recv().is_ok() {
+                seen += 1;
+            }
+        }
+        waker.join().unwrap();
+    }
+
+    #[test]
+    fn cycles_rise() {
+        let before = cycles();
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(cycles() > before);
+    }
+}

@@ -1,0 +1,434 @@
+//! One worker: a core that receives, runs the pipeline, transmits and rests.
+//!
+//! Worker `w` owns queue `w` of every port. A round goes over its queues, takes up to a batch from
+//! each, runs the pipeline frame by frame and sorts the frames by egress port; then each port that
+//! got frames is transmitted to and flushed, once. Commands and new States are taken between two
+//! rounds, so a round sees one State.
+//!
+//! After start nothing here allocates: a queue comes with its slot, which the writer has built.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use crossbeam::channel::Receiver;
+use seine_pipeline::address::PortId;
+use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::limits::{BATCH_MAX, PORTS_MAX};
+use seine_pipeline::packet::Checksum;
+use seine_pipeline::run::{self, Context};
+use seine_pipeline::verdict::{DropReason, Outcome};
+use tokio::sync::oneshot;
+
+use crate::counters::{PortCounters, WorkerCounters};
+use crate::frame::{Batch, Frame, FrameCache};
+use crate::machine::{Bed, Wake, cycles};
+use crate::port::{Queue, QueueStats};
+use crate::publish::PublicationReader;
+
+/// Commands that can wait for one worker. The writer sends a handful per port and waits for each.
+pub const COMMANDS_MAX: usize = 64;
+
+/// How long a worker sleeps at most while it owns a queue that cannot wake it.
+const UNWAKEABLE_SLEEP_MS: i32 = 1;
+
+/// One queue in a worker's hands, with everything that is kept for it.
+pub struct Slot {
+    port: PortId,
+    queue: Box<dyn Queue>,
+    counters: Arc<PortCounters>,
+    partial_checksum: bool,
+    /// Frames that leave by this port at the end of the round.
+    egress: Batch,
+    /// The ports they came in by, in the same order.
+    senders: ArrayVec<PortId, BATCH_MAX>,
+    /// Whether this round transmitted to it.
+    touched: bool,
+    /// Whether something may be under way since the last flush at rest.
+    unsettled: bool,
+    seen: QueueStats,
+}
+
+impl Slot {
+    /// A slot for a queue of `port`.
+    pub fn new(port: PortId, queue: Box<dyn Queue>, counters: Arc<PortCounters>) -> Box<Slot> {
+        let partial_checksum = queue.takes_partial_checksum();
+        Box::new(Slot {
+            port,
+            queue,
+            counters,
+            partial_checksum,
+            egress: Batch::new(),
+            senders: ArrayVec::new(),
+            touched: false,
+            unsettled: false,
+            seen: QueueStats::default(),
+        })
+    }
+
+    /// Closes the queue; what it still holds goes to `frames`.
+    pub fn close(self: Box<Self>, frames: &mut FrameCache) {
+        let slot = *self;
+        for frame in slot.egress {
+            frames.free(frame);
+        }
+        slot.queue.close(frames);
+    }
+
+    /// Carries what the queue counted itself over into the counters.
+    fn sample(&mut self) {
+        let now = self.queue.stats();
+        let seen = std::mem::replace(&mut self.seen, now);
+        self.counters.system_calls.add(now.system_calls.saturating_sub(seen.system_calls));
+        self.counters
+            .count_drop(DropReason::EgressRefused, now.refused.saturating_sub(seen.refused));
+        self.counters
+            .count_drop(DropReason::NoFrame, now.device_drops.saturating_sub(seen.device_drops));
+        if let Some(fault) = self.queue.fault() {
+            // Only the first counts: it is what stopped the queue.
+            let _ = self.counters.fault.set(fault);
+        }
+    }
+}
+
+/// What the writer asks of a worker. Each answer says that it is done; a slot that comes back is
+/// closed by the writer, so that no worker waits for the kernel to take a device apart.
+pub enum Command {
+    /// Own this queue from now on. Comes back when its port has a queue here already.
+    Add(Box<Slot>, oneshot::Sender<Option<Box<Slot>>>),
+    /// Hand back the queue of a port.
+    Remove(PortId, oneshot::Sender<Option<Box<Slot>>>),
+    /// Carry the queues' own counts over into the counters.
+    Sample(oneshot::Sender<()>),
+}
+
+/// How a worker waits for packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Poll {
+    /// Spins for this long after the last packet, then sleeps in the kernel.
+    Adaptive {
+        /// How long.
+        spin: Duration,
+    },
+    /// Never sleeps.
+    Spin,
+}
+
+/// What a worker shares with the rest of the process.
+pub struct WorkerParts {
+    /// The State to work with.
+    pub publication: PublicationReader,
+    /// Next hops on the underlay.
+    pub adjacencies: Arc<AdjacencyTable>,
+    /// Its own frames.
+    pub frames: FrameCache,
+    /// Its own counters.
+    pub counters: Arc<WorkerCounters>,
+    /// What it is asked to do.
+    pub commands: Receiver<Command>,
+    /// Ends its sleep.
+    pub wake: Arc<Wake>,
+    /// Makes it return.
+    pub stop: Arc<AtomicBool>,
+    /// How it waits.
+    pub poll: Poll,
+}
+
+/// The frame that was being worked on when a worker panicked.
+pub struct InHand {
+    /// The port it came in by.
+    pub ingress: PortId,
+    /// The packet, as far as it was rewritten.
+    pub packet: Vec<u8>,
+}
+
+/// One core's work.
+pub struct Worker {
+    parts: WorkerParts,
+    slots: Box<[Option<Box<Slot>>]>,
+    /// Ports that have a queue here, in the order they are polled.
+    polled: Vec<PortId>,
+    /// Ports that this round transmits to.
+    touched: Vec<PortId>,
+    /// The frame that the pipeline works on, so that a panic can name it.
+    in_hand: Option<(PortId, Frame)>,
+    /// Queues that cannot wake it.
+    unwakeable: usize,
+    bed: Bed,
+}
+
+impl Worker {
+    /// A worker without queues.
+    pub fn new(parts: WorkerParts) -> std::io::Result<Worker> {
+        let bed = Bed::new(&parts.wake)?;
+        parts.counters.started_at_cycles.set(cycles());
+        Ok(Worker {
+            parts,
+            slots: (0..PORTS_MAX).map(|_| None).collect(),
+            polled: Vec::with_capacity(PORTS_MAX),
+            touched: Vec::with_capacity(PORTS_MAX),
+            in_hand: None,
+            unwakeable: 0,
+            bed,
+        })
+    }
+
+    /// Works until told to stop.
+    pub fn serve(&mut self) {
+        let mut idle_since: Option<Instant> = None;
+        while !self.parts.stop.load(Ordering::Relaxed) {
+            self.obey();
+            if self.round() > 0 {
+                idle_since = None;
+                continue;
+            }
+            let Poll::Adaptive { spin } = self.parts.poll else {
+                std::hint::spin_loop();
+                continue;
+            };
+            if idle_since.get_or_insert_with(Instant::now).elapsed() < spin {
+                std::hint::spin_loop();
+                continue;
+            }
+            self.rest();
+            // One round decides whether to spin again: a wake without a packet costs one look.
+            if self.parts.stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    /// Takes a new State and carries out what is asked. Between two rounds.
+    pub fn obey(&mut self) {
+        self.parts.publication.observe();
+        while let Ok(command) = self.parts.commands.try_recv() {
+            match command {
+                Command::Add(slot, done) => {
+                    // The asker may have given up; then the slot closes with it.
+                    let _ = done.send(self.add(slot));
+                }
+                Command::Remove(port, done) => {
+                    let _ = done.send(self.remove(port));
+                }
+                Command::Sample(done) => {
+                    self.sample();
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    /// Receives, runs and transmits once over all queues. Returns the packets received.
+    pub fn round(&mut self) -> usize {
+        let began = cycles();
+        let mut packets = 0;
+        let mut batch = Batch::new();
+        for index in 0..self.polled.len() {
+            packets += self.receive(self.polled[index], &mut batch);
+        }
+        if packets == 0 {
+            self.parts.counters.empty_polls.add(1);
+            return 0;
+        }
+        while let Some(port) = self.touched.pop() {
+            self.send(port, true);
+        }
+        self.parts.counters.packets.add(packets as u64);
+        self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
+        self.parts.counters.busy_cycles.add(cycles().wrapping_sub(began));
+        packets
+    }
+
+    /// What it worked on, after a panic.
+    pub fn in_hand(&self) -> Option<InHand> {
+        let (ingress, frame) = self.in_hand.as_ref()?;
+        Some(InHand { ingress: *ingress, packet: frame.bytes().to_vec() })
+    }
+
+    fn receive(&mut self, port: PortId, batch: &mut Batch) -> usize {
+        let Some(slot) = &mut self.slots[port.index()] else { return 0 };
+        slot.queue.receive(&mut self.parts.frames, batch);
+        let received = batch.len();
+        if received == 0 {
+            return 0;
+        }
+        slot.counters.receive_packets.add(received as u64);
+        slot.counters.receive_bytes.add(bytes_of(batch));
+        self.parts.counters.batches.add(1);
+        for frame in batch.drain(..) {
+            self.forward(port, frame);
+        }
+        received
+    }
+
+    fn forward(&mut self, ingress: PortId, frame: Frame) {
+        let (_, frame) = self.in_hand.insert((ingress, frame));
+        let outcome = match frame.packet(ingress) {
+            None => Outcome::Drop(DropReason::Malformed),
+            Some(mut packet) => {
+                let mut context = Context {
+                    state: &self.parts.publication.current().state,
+                    adjacencies: &self.parts.adjacencies,
+                    trace: None,
+                };
+                let outcome = run::run(&mut packet, &mut context);
+                if let Outcome::Output(egress) = outcome
+                    && packet.checksum != Checksum::Complete
+                    && !takes_partial(&self.slots, egress)
+                {
+                    packet.complete_checksum();
+                }
+                let (range, checksum) = (packet.range(), packet.checksum);
+                frame.set_range(range.start, range.len());
+                frame.checksum = checksum;
+                outcome
+            }
+        };
+        let Some((_, frame)) = self.in_hand.take() else { return };
+        match outcome {
+            Outcome::Output(egress) => self.enqueue(ingress, egress, frame),
+            Outcome::Drop(reason) => self.discard(ingress, reason, frame),
+        }
+    }
+
+    fn enqueue(&mut self, ingress: PortId, egress: PortId, frame: Frame) {
+        let Some(slot) = &mut self.slots[egress.index()] else {
+            return self.discard(ingress, DropReason::NoEgressPort, frame);
+        };
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(egress);
+        }
+        slot.egress.push(frame);
+        slot.senders.push(ingress);
+        if slot.egress.is_full() {
+            self.send(egress, false);
+        }
+    }
+
+    /// Transmits what is queued for a port. What the device has no room for is dropped: a queue
+    /// that is full now would only add delay to what comes later.
+    fn send(&mut self, egress: PortId, last: bool) {
+        let frames = &mut self.parts.frames;
+        let Some(slot) = &mut self.slots[egress.index()] else { return };
+        let (packets, bytes) = (slot.egress.len(), bytes_of(&slot.egress));
+        slot.queue.transmit(frames, &mut slot.egress);
+        if !slot.egress.is_empty() {
+            // A full ring may hold frames that are sent but not collected: flush does both.
+            slot.queue.flush(frames);
+            slot.queue.transmit(frames, &mut slot.egress);
+        }
+        slot.counters.transmit_packets.add((packets - slot.egress.len()) as u64);
+        slot.counters.transmit_bytes.add(bytes - bytes_of(&slot.egress));
+        if last {
+            slot.queue.flush(frames);
+            slot.touched = false;
+            slot.unsettled = true;
+        }
+        // What is left stands at the end of both lists.
+        while let Some(slot) = &mut self.slots[egress.index()]
+            && let (Some(frame), Some(ingress)) = (slot.egress.pop(), slot.senders.pop())
+        {
+            self.discard(ingress, DropReason::EgressFull, frame);
+        }
+        if let Some(slot) = &mut self.slots[egress.index()] {
+            slot.senders.clear();
+        }
+    }
+
+    fn discard(&mut self, ingress: PortId, reason: DropReason, frame: Frame) {
+        if let Some(slot) = &self.slots[ingress.index()] {
+            slot.counters.count_drop(reason, 1);
+        }
+        self.parts.frames.free(frame);
+    }
+
+    /// Sleeps until something comes. What a device still holds is settled before.
+    fn rest(&mut self) {
+        for index in 0..self.polled.len() {
+            if let Some(slot) = &mut self.slots[self.polled[index].index()]
+                && std::mem::take(&mut slot.unsettled)
+            {
+                slot.queue.flush(&mut self.parts.frames);
+            }
+        }
+        self.part_with_faulty();
+        self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
+        self.parts.counters.rests.add(1);
+        let limit_ms = if self.unwakeable == 0 { -1 } else { UNWAKEABLE_SLEEP_MS };
+        self.bed.sleep(&self.parts.wake, limit_ms);
+    }
+
+    /// Stops polling queues that will never receive again. A device that is gone polls readable
+    /// for ever, and a worker that watched it would never rest.
+    fn part_with_faulty(&mut self) {
+        let faulty = |port: &PortId, slots: &[Option<Box<Slot>>]| {
+            slots[port.index()].as_ref().is_some_and(|slot| slot.queue.fault().is_some())
+        };
+        while let Some(at) = self.polled.iter().position(|port| faulty(port, &self.slots)) {
+            let port = self.polled.remove(at);
+            if let Some(slot) = &mut self.slots[port.index()] {
+                slot.sample();
+            }
+            self.unwatch(port);
+        }
+    }
+
+    fn add(&mut self, slot: Box<Slot>) -> Option<Box<Slot>> {
+        let port = slot.port;
+        if self.slots[port.index()].is_some() || !self.watch(&slot) {
+            return Some(slot);
+        }
+        self.slots[port.index()] = Some(slot);
+        self.polled.push(port);
+        None
+    }
+
+    fn watch(&mut self, slot: &Slot) -> bool {
+        match slot.queue.wake_source() {
+            Some(descriptor) => self.bed.watch(descriptor).is_ok(),
+            None => {
+                self.unwakeable += 1;
+                true
+            }
+        }
+    }
+
+    fn unwatch(&mut self, port: PortId) {
+        let Some(slot) = &self.slots[port.index()] else { return };
+        match slot.queue.wake_source() {
+            // It fails only for a descriptor that was closed, and the kernel forgot that one.
+            Some(descriptor) => drop(self.bed.unwatch(descriptor)),
+            None => self.unwakeable -= 1,
+        }
+    }
+
+    fn remove(&mut self, port: PortId) -> Option<Box<Slot>> {
+        if let Some(at) = self.polled.iter().position(|&polled| polled == port) {
+            self.polled.remove(at);
+            self.unwatch(port);
+        }
+        let mut slot = self.slots[port.index()].take()?;
+        slot.sample();
+        Some(slot)
+    }
+
+    fn sample(&mut self) {
+        for port in &self.polled {
+            if let Some(slot) = &mut self.slots[port.index()] {
+                slot.sample();
+            }
+        }
+        self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
+    }
+}
+
+fn bytes_of(batch: &Batch) -> u64 {
+    batch.iter().map(|frame| frame.len() as u64).sum()
+}
+
+/// An absent port takes anything: the frame is dropped right after.
+fn takes_partial(slots: &[Option<Box<Slot>>], egress: PortId) -> bool {
+    slots[egress.index()].as_ref().is_none_or(|slot| slot.partial_checksum)
+}
