@@ -3,11 +3,17 @@
 //! A port is a device with one queue for each worker; worker `w` owns queue `w` of every port, so
 //! nothing on the packet path is shared between cores. Each kind of port has its folder or file:
 //!
-//! * `af_xdp`: the host end of a Pod's veth, and the node's uplink beside the kernel.
+//! * [`af_xdp`]: the host end of a Pod's veth, and the node's uplink beside the kernel.
 //! * `tap`: `seine-gw0`, the node's own leg, with a virtio-net header.
 //! * [`memory`], `pcap`: tests, replay, benchmarks.
 
+pub mod af_xdp;
+mod interface;
 pub mod memory;
+mod open;
+
+pub use interface::Interface;
+pub use open::{AttachMode, OpenError, PortFacts};
 
 use std::os::fd::RawFd;
 
