@@ -7,19 +7,51 @@
 //! A packet walks the [`STAGES`] in order; each holds tables named as Antrea names them.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::unreachable
+    )
+)]
 
 pub mod address;
 pub mod adjacency;
+mod answer;
 pub mod describe;
 pub mod limits;
 pub mod packet;
 pub mod run;
 pub mod stage;
 pub mod state;
+pub mod table;
+pub mod testbed;
 pub mod trace;
+mod tunnel;
 pub mod verdict;
+pub mod wire;
 
-use stage::Stage;
+use stage::arp_responder::ArpResponder;
+use stage::classifier::{Classifier, PipelineRootClassifier};
+use stage::output::Output;
+use stage::routing::{L3DecTtl, L3Forwarding};
+use stage::switching::L2ForwardingCalc;
+use stage::validation::{ArpSpoofGuard, Ipv6, SpoofGuard};
+use stage::{Stage, Table};
 
 /// The whole pipeline, in the order in which a packet meets it.
-pub const STAGES: &[Stage] = &[];
+pub const STAGES: &[Stage] = &[
+    stage("Classifier", &[&PipelineRootClassifier, &Classifier]),
+    stage("Validation", &[&ArpSpoofGuard, &SpoofGuard, &Ipv6]),
+    stage("ArpResponder", &[&ArpResponder]),
+    stage("Routing", &[&L3Forwarding, &L3DecTtl]),
+    stage("Switching", &[&L2ForwardingCalc]),
+    stage("Output", &[&Output]),
+];
+
+const fn stage(name: &'static str, tables: &'static [&'static dyn Table]) -> Stage {
+    Stage { name, tables }
+}

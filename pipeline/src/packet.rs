@@ -1,7 +1,16 @@
 //! One packet: bytes in a buffer with headroom, what the port said about them, and what the stages
 //! learnt on the way.
 
-use crate::address::PortId;
+use std::net::IpAddr;
+
+use crate::address::{Mac, PortId};
+use crate::adjacency::AdjacencyId;
+use crate::verdict::DropReason;
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ip::Ip;
+use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::{Fragment, Ipv6};
+use crate::wire::{Defect, checksum, put, tcp, u16_at, udp};
 
 /// What stands in a TCP or UDP checksum field, as the ingress port knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,6 +32,45 @@ pub enum Checksum {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoHeadroom;
 
+/// Where a packet comes from (Antrea's register 0, bits 0-3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PacketSource {
+    /// A Pod of this node.
+    Pod,
+    /// The node, or the world behind it.
+    Gateway,
+    /// A peer.
+    Tunnel,
+}
+
+/// Both ends of a tunnel, and the next hop towards the far one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tunnel {
+    /// This node's address on the underlay.
+    pub local: IpAddr,
+    /// The peer's.
+    pub remote: IpAddr,
+    /// The next hop.
+    pub adjacency: AdjacencyId,
+}
+
+/// What the stages learnt about a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    /// Where it comes from; set by `Classifier`.
+    pub source: Option<PacketSource>,
+    /// Its innermost IP headers; set by `PipelineRootClassifier`, and again behind a tunnel header.
+    pub ip: Option<Ip>,
+    /// Whether it was routed here, so that its MAC addresses were rewritten.
+    pub routed: bool,
+    /// Largest IP packet that what it is sent by takes, in bytes; set by `L3Forwarding`.
+    pub mtu: usize,
+    /// The tunnel it is to be sent by; set by `L3Forwarding`.
+    pub tunnel: Option<Tunnel>,
+    /// The port it is to be sent by; set by `L2ForwardingCalc`.
+    pub egress: Option<PortId>,
+}
+
 /// A packet on its way through the pipeline.
 ///
 /// Invariant: `start <= end <= buffer.len()`.
@@ -35,6 +83,8 @@ pub struct Packet<'a> {
     pub ingress: PortId,
     /// What the L4 checksum field holds.
     pub checksum: Checksum,
+    /// What the stages learnt.
+    pub facts: Facts,
 }
 
 impl<'a> Packet<'a> {
@@ -52,6 +102,7 @@ impl<'a> Packet<'a> {
             end,
             ingress,
             checksum,
+            facts: Facts::default(),
         })
     }
 
@@ -80,15 +131,37 @@ impl<'a> Packet<'a> {
         self.buffer.get_mut(self.start..self.end).unwrap_or_default()
     }
 
+    /// What follows the Ethernet header.
+    pub fn payload(&self) -> &[u8] {
+        self.bytes().get(ethernet::LEN..).unwrap_or_default()
+    }
+
+    /// As [`payload`](Self::payload), to rewrite.
+    pub fn payload_mut(&mut self) -> &mut [u8] {
+        self.bytes_mut().get_mut(ethernet::LEN..).unwrap_or_default()
+    }
+
     /// Makes room for `count` bytes of headers in front; they hold whatever was there.
     pub fn push_front(&mut self, count: usize) -> Result<(), NoHeadroom> {
         self.start = self.start.checked_sub(count).ok_or(NoHeadroom)?;
+        if let Checksum::Partial { start, .. } = &mut self.checksum {
+            // A frame is at most 64 KiB, and so is where its L4 header lies.
+            *start = start.saturating_add(count as u16);
+        }
         Ok(())
     }
 
-    /// Takes `count` bytes off the front; no more than there are.
+    /// Takes `count` bytes off the front; no more than there are. A partial checksum whose header
+    /// goes with them is no longer one.
     pub fn pop_front(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
+        if let Checksum::Partial { start, offset } = self.checksum {
+            let start = usize::from(start).checked_sub(count);
+            self.checksum = start.map_or(Checksum::Complete, |start| {
+                // Smaller than the 16-bit number it came from.
+                Checksum::Partial { start: start as u16, offset }
+            });
+        }
     }
 
     /// Sets the length. Grows into the tailroom as far as there is any; `false` when that is not
@@ -102,23 +175,117 @@ impl<'a> Packet<'a> {
         true
     }
 
-    /// Finishes a partial checksum in software, for a port that does not take it.
+    /// Sets the length for a packet that is written anew: by cutting the tail, or else by growing
+    /// into the headroom.
+    pub fn renew(&mut self, len: usize) -> Result<(), NoHeadroom> {
+        self.checksum = Checksum::Complete;
+        match len.checked_sub(self.len()) {
+            None | Some(0) => self.end = self.start + len,
+            Some(missing) => self.push_front(missing)?,
+        }
+        Ok(())
+    }
+
+    /// Finishes a partial checksum in software: for a port that does not take it, and for what
+    /// goes into a tunnel.
     pub fn complete_checksum(&mut self) {
         let Checksum::Partial { start, offset } = std::mem::take(&mut self.checksum) else {
             return;
         };
         let segment = self.bytes_mut().get_mut(usize::from(start)..).unwrap_or_default();
-        let mut sum: u64 = 0;
-        for pair in segment.chunks(2) {
-            sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        // The field holds the pseudo-header's sum, so it is part of the sum.
+        let sum = checksum::for_udp(checksum::checksum(segment));
+        // A fact that lies outside the packet never gets past `PipelineRootClassifier`.
+        let _ = put(segment, usize::from(offset), &sum.to_be_bytes());
+    }
+}
+
+/// What the stages ask and do.
+impl Packet<'_> {
+    /// The Ethernet header.
+    pub(crate) fn ethernet(&self) -> Result<Ethernet<&[u8; ethernet::LEN]>, DropReason> {
+        Ethernet::parse(self.bytes()).ok_or(DropReason::Malformed)
+    }
+
+    /// The IP headers; an IP table without them is a packet that went astray.
+    pub(crate) fn ip(&self) -> Result<Ip, DropReason> {
+        self.facts.ip.ok_or(DropReason::Malformed)
+    }
+
+    /// Reads the IP headers and cuts off what the link padded. `false` when it is not IP.
+    pub(crate) fn parse_ip(&mut self) -> Result<bool, DropReason> {
+        let ether_type = self.ethernet()?.ether_type();
+        let Some(parsed) = Ip::parse(ether_type, self.payload()) else { return Ok(false) };
+        let ip = parsed.map_err(|defect| match defect {
+            Defect::Malformed => DropReason::Malformed,
+            Defect::Checksum => DropReason::BadHeaderChecksum,
+            Defect::ExtensionHeaders => DropReason::TooManyExtensionHeaders,
+        })?;
+        self.resize(ethernet::LEN + ip.len);
+        self.facts.ip = Some(ip);
+        Ok(true)
+    }
+
+    /// Holds what the port said about a partial checksum against the packet.
+    pub(crate) fn check_partial_checksum(&self) -> Result<(), DropReason> {
+        let Checksum::Partial { start, offset } = self.checksum else { return Ok(()) };
+        let field = usize::from(start) + usize::from(offset);
+        // The sum must not reach into the Ethernet header, nor its result out of the packet.
+        let whole = usize::from(start) >= ethernet::LEN && field + 2 <= self.len();
+        whole.then_some(()).ok_or(DropReason::BadChecksumOffset)
+    }
+
+    /// Takes a TCP or UDP checksum that is only the pseudo-header's sum for a partial one: AF_XDP
+    /// loses the flag with which a Pod's kernel says so. A valid checksum that happens to look
+    /// like it comes out of the summing as it was.
+    pub(crate) fn recognise_partial_checksum(&mut self) -> Result<(), DropReason> {
+        let ip = self.ip()?;
+        let offset = match ip.protocol {
+            tcp::PROTOCOL => tcp::CHECKSUM_OFFSET,
+            udp::PROTOCOL => udp::CHECKSUM_OFFSET,
+            _ => return Ok(()),
+        };
+        if ip.fragment != Fragment::Whole {
+            return Ok(());
         }
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
+        let length = ip.len - ip.upper;
+        let sum = checksum::pseudo_header(ip.source, ip.destination, ip.protocol, length);
+        if u16_at(self.payload(), ip.upper + offset) == Some(checksum::fold(sum)) {
+            let start = u16::try_from(ethernet::LEN + ip.upper);
+            if let (Ok(start), Ok(offset)) = (start, u16::try_from(offset)) {
+                self.checksum = Checksum::Partial { start, offset };
+            }
         }
-        let offset = usize::from(offset);
-        if let Some(field) = segment.get_mut(offset..offset + 2) {
-            let sum = !(sum as u16);
-            field.copy_from_slice(&(if sum == 0 { 0xffff } else { sum }).to_be_bytes());
+        Ok(())
+    }
+
+    /// Rewrites both MAC addresses: the packet is routed here.
+    pub(crate) fn route(&mut self, source: Mac, destination: Mac) -> Result<(), DropReason> {
+        let mut ethernet = Ethernet::parse_mut(self.bytes_mut()).ok_or(DropReason::Malformed)?;
+        ethernet.set_addresses(source, destination);
+        self.facts.routed = true;
+        Ok(())
+    }
+
+    /// Sets TTL or hop limit.
+    pub(crate) fn set_ttl(&mut self, ttl: u8) {
+        let v6 = self.facts.ip.is_some_and(|ip| ip.is_v6());
+        let payload = self.payload_mut();
+        if v6 {
+            Ipv6::parse_mut(payload).map(|mut view| view.set_hop_limit(ttl));
+        } else {
+            Ipv4::parse_mut(payload).map(|mut view| view.set_ttl(ttl));
+        }
+    }
+
+    /// Sets DSCP and ECN.
+    pub(crate) fn set_traffic_class(&mut self, class: u8) {
+        let v6 = self.facts.ip.is_some_and(|ip| ip.is_v6());
+        let payload = self.payload_mut();
+        if v6 {
+            Ipv6::parse_mut(payload).map(|mut view| view.set_traffic_class(class));
+        } else {
+            Ipv4::parse_mut(payload).map(|mut view| view.set_traffic_class(class));
         }
     }
 }

@@ -61,6 +61,8 @@ reasons! {
     Malformed,
     /// The IPv4 header checksum is wrong.
     BadHeaderChecksum,
+    /// The port says that a checksum is to be finished, in a place that is not in the packet.
+    BadChecksumOffset,
     /// An IPv6 packet has more extension headers than are followed.
     TooManyExtensionHeaders,
     /// Neither ARP, IPv4 nor IPv6.
@@ -95,10 +97,16 @@ reasons! {
     PacketTooBig,
     /// Came in by the uplink, but is not a Geneve packet for this node.
     NotTunnel,
+    /// A fragment of a tunnelled packet: peers send these whole.
+    FragmentedTunnel,
     /// The tunnel header has a version, protocol, VNI or critical option that is not understood.
     BadTunnelHeader,
     /// The outer UDP checksum is wrong.
     BadTunnelChecksum,
+    /// Tunnelled, but neither IPv4 nor IPv6.
+    UnknownTunnelPayload,
+    /// The underlay marked congestion on a tunnelled packet that cannot carry the mark (RFC 6040).
+    TunnelCongestion,
     /// Tunnelled by a host that is not a node of the cluster.
     UnknownTunnelPeer,
     /// Tunnelled by a node, but the inner source is not within that node's Pod ranges.

@@ -3,13 +3,20 @@
 //! A table is a pure function of packet, state and context. The loop around them, and the trace,
 //! are in [`run`](crate::run); the order is [`STAGES`](crate::STAGES).
 
+pub mod arp_responder;
+pub mod classifier;
+pub mod output;
+pub mod routing;
+pub mod switching;
+pub mod validation;
+
 use std::fmt;
 
 use crate::adjacency::AdjacencyTable;
 use crate::packet::Packet;
 use crate::run::Context;
 use crate::state::State;
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 
 /// A group of tables that belong together.
 pub struct Stage {
@@ -27,7 +34,7 @@ pub trait Table: Sync {
     fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict;
     /// The columns of its entries.
     fn columns(&self) -> &'static [&'static str];
-    /// Its entries as text, sorted, under [`columns`](Self::columns).
+    /// Its entries as text, in no order, under [`columns`](Self::columns).
     fn rows(&self, state: &State, adjacencies: &AdjacencyTable) -> Vec<Vec<String>>;
     /// How many entries it holds.
     fn entries(&self, state: &State) -> usize;
@@ -80,4 +87,14 @@ impl fmt::Display for TableId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// What a table decided, where an error is a drop.
+fn settle(decided: Result<Verdict, DropReason>) -> Verdict {
+    decided.unwrap_or_else(Verdict::Drop)
+}
+
+/// One row of a table as shown.
+fn row<const N: usize>(cells: [&dyn fmt::Display; N]) -> Vec<String> {
+    cells.iter().map(ToString::to_string).collect()
 }

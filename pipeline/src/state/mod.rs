@@ -1,101 +1,276 @@
 //! Every table at one revision, and how objects become it.
+//!
+//! One writer derives the next State from the last; workers only read. What a packet asks for is
+//! kept under the key it asks by, so nothing is searched on the packet path.
 
+mod check;
 mod object;
+mod transaction;
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 pub use object::{Change, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal};
 
-use crate::address::PortId;
+use crate::STAGES;
+use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyTable;
+use crate::table::{Exact, Longest};
 
 /// What packets are judged by: immutable, shared by workers, replaced whole.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct State {
-    objects: Arc<BTreeMap<ObjectId, Object>>,
-    ports: Arc<BTreeMap<PortId, Port>>,
+    hash_seed: u64,
+    node: Option<Arc<Node>>,
+    gateway: Option<Arc<Port>>,
+    uplink: Option<Arc<Port>>,
+    ports: Exact<PortId, Arc<Port>>,
+    port_names: Exact<Arc<str>, Arc<Port>>,
+    endpoints: Exact<Arc<str>, Attached>,
+    /// By the name of the port, open or not.
+    attachments: Exact<Arc<str>, Attached>,
+    senders: Exact<PortId, Attached>,
+    owners: Exact<IpAddr, Attached>,
+    stations: Exact<Mac, Attached>,
+    peers: Exact<Arc<str>, Arc<Peer>>,
+    tunnels: Exact<IpAddr, Arc<Peer>>,
+    peer_gateways: Exact<IpAddr, Arc<Peer>>,
+    routes: Longest<Arc<Peer>>,
+}
+
+/// An Endpoint, and the port it is attached to if that is open.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) port: Option<PortId>,
+}
+
+/// Who has an address that this node answers ARP and neighbour solicitations for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Neighbor<'a> {
+    Endpoint(&'a Endpoint, PortId),
+    Gateway(Mac),
+    PeerGateway(&'a Peer),
+}
+
+impl Neighbor<'_> {
+    pub(crate) fn mac(&self) -> Mac {
+        match self {
+            Neighbor::Endpoint(endpoint, _) => endpoint.mac,
+            Neighbor::Gateway(mac) => *mac,
+            Neighbor::PeerGateway(_) => Mac::VIRTUAL,
+        }
+    }
+
+    /// "default/web-0/eth0", "the gateway", "the gateway of node2".
+    pub(crate) fn owner(&self) -> String {
+        match self {
+            Neighbor::Endpoint(endpoint, _) => endpoint.name.clone(),
+            Neighbor::Gateway(_) => "the gateway".to_owned(),
+            Neighbor::PeerGateway(peer) => format!("the gateway of {}", peer.name),
+        }
+    }
 }
 
 impl State {
     /// A State without objects: it drops everything. The seed keys its hash tables.
-    pub fn new(_hash_seed: u64) -> State {
-        State { objects: Arc::default(), ports: Arc::default() }
+    pub fn new(hash_seed: u64) -> State {
+        State {
+            hash_seed,
+            node: None,
+            gateway: None,
+            uplink: None,
+            ports: Exact::new(hash_seed),
+            port_names: Exact::new(hash_seed),
+            endpoints: Exact::new(hash_seed),
+            attachments: Exact::new(hash_seed),
+            senders: Exact::new(hash_seed),
+            owners: Exact::new(hash_seed),
+            stations: Exact::new(hash_seed),
+            peers: Exact::new(hash_seed),
+            tunnels: Exact::new(hash_seed),
+            peer_gateways: Exact::new(hash_seed),
+            routes: Longest::new(),
+        }
     }
 
-    /// The State that follows when all changes are made, or none of them.
+    /// The State that follows when all changes are made, or none of them. Their order does not
+    /// matter: what is judged is the result. It costs what the changes touch, not what there is;
+    /// only a change of the Node looks at every Endpoint and Peer again.
     pub fn apply(&self, changes: &[Change]) -> Result<State, Refusal> {
-        let mut objects = (*self.objects).clone();
-        for change in changes {
-            match change {
-                Change::Upsert(object) => objects.insert(object.id(), object.clone()),
-                Change::Delete(id) => objects.remove(id),
-            };
-        }
-        let ports = objects
-            .values()
-            .filter_map(|object| match object {
-                Object::Port(port) => Some((port.id, port.clone())),
-                _ => None,
-            })
-            .collect();
-        Ok(State { objects: Arc::new(objects), ports: Arc::new(ports) })
+        transaction::apply(self, changes)
     }
 
     /// The object of that kind and name.
     pub fn object(&self, id: &ObjectId) -> Option<Object> {
-        self.objects.get(id).cloned()
+        let name = id.name.as_str();
+        match id.kind {
+            Kind::Node => {
+                let node = self.node.as_deref().filter(|node| node.name == name)?;
+                Some(Object::Node(node.clone()))
+            }
+            Kind::Peer => self.peers.get(name).map(|peer| Object::Peer(Peer::clone(peer))),
+            Kind::Endpoint => self
+                .endpoints
+                .get(name)
+                .map(|attached| Object::Endpoint(Endpoint::clone(&attached.endpoint))),
+            Kind::Port => self.port_names.get(name).map(|port| Object::Port(Port::clone(port))),
+        }
     }
 
     /// Every object, by kind and name.
     pub fn object_ids(&self) -> Vec<ObjectId> {
-        self.objects.keys().cloned().collect()
+        let id = |kind, name: &str| ObjectId { kind, name: name.to_owned() };
+        let mut ids: Vec<ObjectId> =
+            self.node.iter().map(|node| id(Kind::Node, &node.name)).collect();
+        ids.extend(self.peers.iter().map(|(name, _)| id(Kind::Peer, name)));
+        ids.extend(self.endpoints.iter().map(|(name, _)| id(Kind::Endpoint, name)));
+        ids.extend(self.port_names.iter().map(|(name, _)| id(Kind::Port, name)));
+        ids.sort();
+        ids
     }
 
     /// The open port with this index.
     pub fn port(&self, id: PortId) -> Option<&Port> {
-        self.ports.get(&id)
+        self.ports.get(&id).map(Arc::as_ref)
     }
 
     /// The open port of that name.
     pub fn port_by_name(&self, name: &str) -> Option<PortId> {
-        self.ports.values().find(|port| port.name == name).map(|port| port.id)
+        self.port_names.get(name).map(|port| port.id)
     }
 
     /// The Endpoint attached to this port.
     pub fn endpoint_of(&self, id: PortId) -> Option<Arc<Endpoint>> {
-        let port = self.port(id)?;
-        self.objects.values().find_map(|object| match object {
-            Object::Endpoint(endpoint) if endpoint.port == port.name => {
-                Some(Arc::new(endpoint.clone()))
-            }
-            _ => None,
-        })
+        self.senders.get(&id).map(|attached| attached.endpoint.clone())
     }
 
     /// The tables in order, with the entries each holds.
     pub fn tables(&self) -> Vec<TableSummary> {
-        let each = |stage: &'static crate::stage::Stage| {
-            stage.tables.iter().map(|table| TableSummary {
-                stage: stage.name,
-                name: table.id().name(),
-                entries: table.entries(self),
-            })
-        };
-        crate::STAGES.iter().flat_map(each).collect()
+        let tables =
+            STAGES.iter().flat_map(|stage| stage.tables.iter().map(move |table| (stage, table)));
+        let summary = tables.map(|(stage, table)| TableSummary {
+            stage: stage.name,
+            name: table.id().name(),
+            entries: table.entries(self),
+        });
+        summary.collect()
     }
 
     /// The entries of the table of that name, as text.
     pub fn show(&self, table: &str, adjacencies: &AdjacencyTable) -> Option<TableView> {
-        crate::STAGES.iter().find_map(|stage| {
+        STAGES.iter().find_map(|stage| {
             let table = stage.tables.iter().find(|candidate| candidate.id().name() == table)?;
+            let mut rows = table.rows(self, adjacencies);
+            rows.sort();
             Some(TableView {
                 stage: stage.name,
                 name: table.id().name(),
                 columns: table.columns(),
-                rows: table.rows(self, adjacencies),
+                rows,
             })
         })
+    }
+}
+
+/// What the stages ask for.
+impl State {
+    pub(crate) fn hash_seed(&self) -> u64 {
+        self.hash_seed
+    }
+
+    pub(crate) fn node(&self) -> Option<&Node> {
+        self.node.as_deref()
+    }
+
+    pub(crate) fn gateway(&self) -> Option<&Port> {
+        self.gateway.as_deref()
+    }
+
+    pub(crate) fn uplink(&self) -> Option<&Port> {
+        self.uplink.as_deref()
+    }
+
+    /// The gateway address of the same family as `like`.
+    pub(crate) fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
+        let addresses = self.node.as_deref()?.gateway_addresses.iter();
+        addresses.copied().find(|address| address.is_ipv4() == like.is_ipv4())
+    }
+
+    pub(crate) fn is_gateway_address(&self, address: IpAddr) -> bool {
+        self.node.as_deref().is_some_and(|node| node.gateway_addresses.contains(&address))
+    }
+
+    /// This node's Pod range that holds the address.
+    pub(crate) fn local_range(&self, address: IpAddr) -> Option<&IpNet> {
+        self.node.as_deref()?.pod_cidrs.iter().find(|range| range.contains(&address))
+    }
+
+    pub(crate) fn endpoint_by_name(&self, name: &str) -> Option<&Attached> {
+        self.endpoints.get(name)
+    }
+
+    /// The Endpoint that may send by this port.
+    pub(crate) fn sender(&self, port: PortId) -> Option<&Endpoint> {
+        self.senders.get(&port).map(|attached| attached.endpoint.as_ref())
+    }
+
+    /// The Endpoint that has the address, and its open port.
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<(&Endpoint, PortId)> {
+        let attached = self.owners.get(&address)?;
+        Some((attached.endpoint.as_ref(), attached.port?))
+    }
+
+    /// The Endpoint that has the MAC address, and its open port.
+    pub(crate) fn station(&self, mac: Mac) -> Option<(&Endpoint, PortId)> {
+        let attached = self.stations.get(&mac)?;
+        Some((attached.endpoint.as_ref(), attached.port?))
+    }
+
+    /// The peer that has the address in its Pod ranges.
+    pub(crate) fn peer_by_route(&self, address: IpAddr) -> Option<&Peer> {
+        self.routes.get(address).map(Arc::as_ref)
+    }
+
+    /// The peer that tunnels from this underlay address.
+    pub(crate) fn peer_by_tunnel(&self, address: IpAddr) -> Option<&Peer> {
+        self.tunnels.get(&address).map(Arc::as_ref)
+    }
+
+    /// Who has the address, as far as this node answers for it.
+    pub(crate) fn neighbor(&self, address: IpAddr) -> Option<Neighbor<'_>> {
+        if let Some((endpoint, port)) = self.owner(address) {
+            return Some(Neighbor::Endpoint(endpoint, port));
+        }
+        if self.is_gateway_address(address) {
+            return self.gateway().map(|gateway| Neighbor::Gateway(gateway.mac));
+        }
+        self.peer_gateways.get(&address).map(|peer| Neighbor::PeerGateway(peer))
+    }
+
+    /// Endpoints with an open port.
+    pub(crate) fn bound(&self) -> impl Iterator<Item = (&Endpoint, &Port)> {
+        self.senders.iter().filter_map(|(port, attached)| {
+            Some((attached.endpoint.as_ref(), self.ports.get(port)?.as_ref()))
+        })
+    }
+
+    pub(crate) fn open_ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().map(|(_, port)| port.as_ref())
+    }
+
+    pub(crate) fn known_peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().map(|(_, peer)| peer.as_ref())
+    }
+
+    /// Every address this node answers for, of one family.
+    pub(crate) fn neighbors(&self, v4: bool) -> impl Iterator<Item = (IpAddr, Neighbor<'_>)> {
+        let local = self.bound().flat_map(|(endpoint, _)| endpoint.addresses.iter().copied());
+        let gateway = self.node.iter().flat_map(|node| node.gateway_addresses.iter().copied());
+        let peers = self.peer_gateways.iter().map(|(address, _)| *address);
+        let all = local.chain(gateway).chain(peers).filter(move |address| address.is_ipv4() == v4);
+        all.filter_map(|address| Some((address, self.neighbor(address)?)))
     }
 }
 

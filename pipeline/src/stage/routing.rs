@@ -1,0 +1,246 @@
+//! Routing: where a packet goes by its destination address, and at what price.
+//!
+//! Antrea: stage Routing, tables `L3Forwarding` and `L3DecTTL`.
+//! Reads: source and destination address, both MACs, TTL, size.  Writes: MACs, TTL, the tunnel;
+//! turns a packet that ran out of hops or is too big into an ICMP error.
+//! Hit: next table.  Miss: the gateway, for traffic from Pods to the world; else a named drop.
+//!
+//! A packet between two Pods of this node that is addressed to the other Pod's MAC is switched:
+//! nothing of it changes. What is addressed to the gateway's MAC is routed here, not by the node.
+
+use std::net::IpAddr;
+
+use crate::address::Mac;
+use crate::adjacency::AdjacencyTable;
+use crate::answer;
+use crate::packet::{Packet, PacketSource, Tunnel};
+use crate::run::Context;
+use crate::stage::{Table, TableId, row, settle};
+use crate::state::{Endpoint, Node, Peer, Port, State};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::icmp::Error;
+
+/// Decides by destination address.
+pub struct L3Forwarding;
+
+/// What there is to decide about.
+struct Way<'s> {
+    source: PacketSource,
+    destination_mac: Mac,
+    gateway: &'s Port,
+    node: &'s Node,
+}
+
+impl L3Forwarding {
+    fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
+        let state = context.state;
+        let ip = packet.ip()?;
+        routable(ip.source, ip.destination)?;
+        let way = Way {
+            source: packet.facts.source.ok_or(DropReason::UnknownPort)?,
+            destination_mac: packet.ethernet()?.destination(),
+            gateway: state.gateway().ok_or(DropReason::NoEgressPort)?,
+            node: state.node().ok_or(DropReason::NoNode)?,
+        };
+        if let Some((endpoint, port)) = state.owner(ip.destination) {
+            if port == packet.ingress {
+                context.note(format_args!("{} owns {}", endpoint.name, ip.destination));
+                return Err(DropReason::Hairpin);
+            }
+            way.to_endpoint(packet, endpoint)?;
+            context.note(format_args!("{} owns {}", endpoint.name, ip.destination));
+        } else if state.is_gateway_address(ip.destination) {
+            context.note(format_args!("{} is the gateway's", ip.destination));
+            way.to_gateway(packet)?;
+        } else if let Some(peer) = state.peer_by_route(ip.destination) {
+            context.note(format_args!("{} is on {}", ip.destination, peer.name));
+            way.to_peer(packet, peer)?;
+        } else if let Some(range) = state.local_range(ip.destination) {
+            context.note(format_args!("no endpoint owns {}, of {range}", ip.destination));
+            return Err(DropReason::UnknownDestination);
+        } else {
+            context.note(format_args!("{} is outside the cluster", ip.destination));
+            way.to_outside(packet)?;
+        }
+        Ok(Verdict::Next)
+    }
+}
+
+impl Way<'_> {
+    fn to_endpoint(&self, packet: &mut Packet<'_>, target: &Endpoint) -> Result<(), DropReason> {
+        packet.facts.mtu = usize::from(target.mtu);
+        match self.source {
+            PacketSource::Pod | PacketSource::Gateway if self.destination_mac == target.mac => {
+                Ok(())
+            }
+            PacketSource::Pod if self.destination_mac != self.gateway.mac => {
+                Err(DropReason::UnknownDestinationMac)
+            }
+            PacketSource::Gateway => Err(DropReason::UnknownDestinationMac),
+            PacketSource::Pod | PacketSource::Tunnel => packet.route(self.gateway.mac, target.mac),
+        }
+    }
+
+    fn to_gateway(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+        packet.facts.mtu = usize::from(self.gateway.mtu);
+        match self.source {
+            PacketSource::Gateway => Err(DropReason::Hairpin),
+            PacketSource::Pod if self.destination_mac == self.gateway.mac => Ok(()),
+            PacketSource::Pod => Err(DropReason::UnknownDestinationMac),
+            // To the node's kernel, peers are behind this address.
+            PacketSource::Tunnel => packet.route(Mac::VIRTUAL, self.gateway.mac),
+        }
+    }
+
+    fn to_peer(&self, packet: &mut Packet<'_>, peer: &Peer) -> Result<(), DropReason> {
+        let addressed = match self.source {
+            PacketSource::Pod => {
+                self.destination_mac == self.gateway.mac || self.destination_mac == Mac::VIRTUAL
+            }
+            PacketSource::Gateway => self.destination_mac == Mac::VIRTUAL,
+            PacketSource::Tunnel => return Err(DropReason::TunnelTransit),
+        };
+        if !addressed {
+            return Err(DropReason::UnknownDestinationMac);
+        }
+        packet.facts.mtu = usize::from(self.node.tunnel_mtu);
+        packet.facts.tunnel = Some(Tunnel {
+            local: self.node.tunnel_address,
+            remote: peer.tunnel_address,
+            adjacency: peer.adjacency,
+        });
+        packet.route(self.gateway.mac, Mac::VIRTUAL)
+    }
+
+    fn to_outside(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+        packet.facts.mtu = usize::from(self.gateway.mtu);
+        match self.source {
+            PacketSource::Pod if self.destination_mac == self.gateway.mac => Ok(()),
+            PacketSource::Pod => Err(DropReason::UnknownDestinationMac),
+            PacketSource::Gateway => Err(DropReason::Hairpin),
+            PacketSource::Tunnel => Err(DropReason::TunnelTransit),
+        }
+    }
+}
+
+/// Drops what no router forwards.
+fn routable(source: IpAddr, destination: IpAddr) -> Result<(), DropReason> {
+    let link_local = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let nowhere = |address: IpAddr| match address {
+        // RFC 6890: 0.0.0.0/8 and, but for the broadcast, 240.0.0.0/4.
+        IpAddr::V4(address) => {
+            let [first, ..] = address.octets();
+            first == 0 || first >= 240 || address.is_loopback()
+        }
+        IpAddr::V6(address) => {
+            address.is_unspecified() || address.is_loopback() || address.to_ipv4_mapped().is_some()
+        }
+    };
+    let broadcast = IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    if destination.is_multicast() || destination == broadcast {
+        return Err(DropReason::Multicast);
+    }
+    // An IPv4 link-local source is let in: node-local services of many clusters answer from one.
+    let bad_source = source.is_multicast() || source.is_ipv6() && link_local(source);
+    if bad_source || nowhere(source) || nowhere(destination) || link_local(destination) {
+        return Err(DropReason::UnroutableAddress);
+    }
+    Ok(())
+}
+
+impl Table for L3Forwarding {
+    fn id(&self) -> TableId {
+        TableId::L3Forwarding
+    }
+
+    fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict {
+        settle(Self::decide(packet, context))
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        &["destination", "to", "by"]
+    }
+
+    fn rows(&self, state: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
+        let local = state.bound().flat_map(|(endpoint, port)| {
+            endpoint.addresses.iter().map(|address| row([address, &endpoint.name, &port.name]))
+        });
+        let peers = state.known_peers().flat_map(|peer| {
+            let by = format!("tunnel to {}", peer.tunnel_address);
+            peer.pod_cidrs.iter().map(move |range| row([range, &peer.name, &by]))
+        });
+        let gateway = state.gateway().zip(state.node()).into_iter().flat_map(|(port, node)| {
+            let own = node.gateway_addresses.iter();
+            let own = own.map(|address| row([address, &"the gateway", &port.name]));
+            own.chain([row([&"default", &"outside the cluster", &port.name])])
+        });
+        local.chain(peers).chain(gateway).collect()
+    }
+
+    fn entries(&self, state: &State) -> usize {
+        let local = state.bound().map(|(endpoint, _)| endpoint.addresses.len()).sum::<usize>();
+        let peers = state.known_peers().map(|peer| peer.pod_cidrs.len()).sum::<usize>();
+        let own = state.gateway().zip(state.node());
+        local + peers + own.map_or(0, |(_, node)| node.gateway_addresses.len() + 1)
+    }
+}
+
+/// Lowers the TTL, and holds packets to the MTU of what they are sent by.
+pub struct L3DecTtl;
+
+impl L3DecTtl {
+    fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
+        let ip = packet.ip()?;
+        // The node's kernel has already lowered what it routed.
+        let lower = packet.facts.routed && packet.facts.source != Some(PacketSource::Gateway);
+        if lower && ip.ttl <= 1 {
+            context.note(format_args!("no hops left"));
+            return answer::icmp_error(packet, context.state, Error::TimeExceeded);
+        }
+        let mtu = packet.facts.mtu;
+        if ip.len > mtu {
+            context.note(format_args!("{} bytes are more than the MTU, {mtu}", ip.len));
+            // An MTU comes from a 16-bit field.
+            let error = Error::TooBig { mtu: u16::try_from(mtu).unwrap_or(u16::MAX) };
+            return answer::icmp_error(packet, context.state, error);
+        }
+        if lower {
+            let ttl = ip.ttl - 1;
+            context.note(format_args!("{ttl} hops left"));
+            packet.set_ttl(ttl);
+        }
+        Ok(Verdict::Next)
+    }
+}
+
+impl Table for L3DecTtl {
+    fn id(&self) -> TableId {
+        TableId::L3DecTtl
+    }
+
+    fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict {
+        settle(Self::decide(packet, context))
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        &["to", "MTU", "TTL"]
+    }
+
+    fn rows(&self, state: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
+        let routed = "-1 if routed";
+        let pods = state.bound().map(|(endpoint, _)| row([&endpoint.name, &endpoint.mtu, &routed]));
+        let gateway = state.gateway().map(|port| row([&port.name, &port.mtu, &routed]));
+        let tunnel = state
+            .node()
+            .map(|node| row([&"peers", &node.tunnel_mtu, &"-1, but not from the gateway"]));
+        pods.chain(gateway).chain(tunnel).collect()
+    }
+
+    fn entries(&self, state: &State) -> usize {
+        let own = usize::from(state.gateway().is_some()) + usize::from(state.node().is_some());
+        state.bound().count() + own
+    }
+}

@@ -1,0 +1,412 @@
+//! A node in memory with named Pods, for tests here and wherever packets are needed.
+//!
+//! ```
+//! use seine_pipeline::testbed::{Node, udp};
+//!
+//! let mut node = Node::with_pods(["a", "b"]);
+//! node.send(udp().from("a").to("b"));
+//! node.assert_changed(["outputs.b +1"]);
+//! ```
+//!
+//! Names stand for addresses: each Pod's own, `gateway`, `remote` (a Pod on the peer `node2`),
+//! `remote-gateway` and `outside`. Packets come in by a Pod, the `gateway`, or the `tunnel`. What
+//! a packet changed is accounted for in whole: [`Node::assert_changed`] fails for a counter that
+//! moved and was not named, as for one that was named and did not move.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that describes what cannot be should fail at that place"
+)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::address::{Mac, PortId, PortKind};
+use crate::adjacency::{AdjacencyId, AdjacencyTable};
+use crate::describe::{Description, Protocol, describe};
+use crate::packet::{Checksum, Packet};
+use crate::run::{Context, run};
+use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
+use crate::trace::Trace;
+use crate::verdict::{DropReason, Outcome};
+
+/// Bytes in front of every packet sent here, as AF_XDP leaves them.
+pub const HEADROOM: usize = 256;
+/// The port of the node's own leg.
+pub const GATEWAY: &str = "gateway";
+/// The port of the node's NIC.
+pub const UPLINK: &str = "uplink";
+/// MTU of every Pod, and of what fits the tunnel.
+pub const MTU: u16 = 1450;
+
+/// The MAC address of the gateway port.
+pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+/// The MAC address of the uplink port.
+pub const UPLINK_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
+/// The underlay's next hop to the peer.
+pub const NEXT_HOP_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It left by this port, as these bytes.
+    Left(String, Vec<u8>),
+    /// It was dropped.
+    Dropped(DropReason),
+}
+
+impl Fate {
+    /// Its bytes, if it left by this port; panics otherwise.
+    #[track_caller]
+    pub fn left_by(self, port: &str) -> Vec<u8> {
+        match self {
+            Fate::Left(by, frame) if by == port => frame,
+            other => panic!("left not by {port}: {other:?}"),
+        }
+    }
+}
+
+/// A node with its State, next hops and counters.
+pub struct Node {
+    /// What its packets are judged by.
+    pub state: State,
+    /// Its next hops: entry 0 leads to the peer `node2`.
+    pub adjacencies: AdjacencyTable,
+    /// How the last packet was decided.
+    pub trace: Trace,
+    /// Every checksum-partial fact the last packet left with.
+    pub checksum: Checksum,
+    counters: BTreeMap<String, u64>,
+    seen: BTreeMap<String, u64>,
+}
+
+impl Node {
+    /// A node with these Pods, in both families, and one peer over an IPv4 underlay.
+    pub fn with_pods<const N: usize>(pods: [&str; N]) -> Node {
+        Node::new(&pods, "192.168.0.1", "192.168.0.2")
+    }
+
+    /// As [`with_pods`](Self::with_pods), over an IPv6 underlay.
+    pub fn over_ipv6<const N: usize>(pods: [&str; N]) -> Node {
+        Node::new(&pods, "2001:db8:100::1", "2001:db8:100::2")
+    }
+
+    /// A node with these Pods and tunnel addresses of its own and its peer's.
+    pub fn new(pods: &[&str], local: &str, remote: &str) -> Node {
+        let mut changes = vec![
+            Change::Upsert(Object::Node(state::Node {
+                name: "node1".to_owned(),
+                pod_cidrs: vec![net("10.10.1.0/24"), net("fd00:10:1::/64")],
+                gateway_addresses: vec![ip("10.10.1.1"), ip("fd00:10:1::1")],
+                tunnel_address: ip(local),
+                tunnel_mtu: MTU,
+            })),
+            Change::Upsert(Object::Peer(Peer {
+                name: "node2".to_owned(),
+                pod_cidrs: vec![net("10.10.2.0/24"), net("fd00:10:2::/64")],
+                gateway_addresses: vec![ip("10.10.2.1"), ip("fd00:10:2::1")],
+                tunnel_address: ip(remote),
+                adjacency: AdjacencyId::new(0).unwrap(),
+            })),
+            Change::Upsert(Object::Port(port(0, GATEWAY, PortKind::Gateway, GATEWAY_MAC))),
+            Change::Upsert(Object::Port(port(1, UPLINK, PortKind::Uplink, UPLINK_MAC))),
+        ];
+        for (index, pod) in pods.iter().enumerate() {
+            let host_end = Mac([2, 0, 0, 1, 1, index as u8]);
+            changes.push(Change::Upsert(Object::Port(port(
+                index + 2,
+                pod,
+                PortKind::Pod,
+                host_end,
+            ))));
+            changes.push(Change::Upsert(Object::Endpoint(endpoint(index, pod))));
+        }
+        let adjacencies = AdjacencyTable::new();
+        adjacencies.set(AdjacencyId::new(0).unwrap(), Some(NEXT_HOP_MAC));
+        Node {
+            state: State::new(1).apply(&changes).unwrap(),
+            adjacencies,
+            trace: Trace::default(),
+            checksum: Checksum::Complete,
+            counters: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Makes changes; panics when they are refused.
+    #[track_caller]
+    pub fn apply(&mut self, changes: &[Change]) {
+        self.state = self.state.apply(changes).unwrap_or_else(|refusal| panic!("{refusal}"));
+    }
+
+    /// The address that a name stands for, in one family.
+    #[track_caller]
+    pub fn address(&self, name: &str, v6: bool) -> IpAddr {
+        if let Ok(address) = name.parse() {
+            return address;
+        }
+        let known = match name {
+            "gateway" => ["10.10.1.1", "fd00:10:1::1"],
+            "remote" => ["10.10.2.7", "fd00:10:2::7"],
+            "remote-gateway" => ["10.10.2.1", "fd00:10:2::1"],
+            "outside" => ["203.0.113.9", "2001:db8::9"],
+            _ => {
+                let id = self.state.port_by_name(name).unwrap_or_else(|| panic!("no pod {name}"));
+                let endpoint = self.state.endpoint_of(id).unwrap();
+                return endpoint.addresses[usize::from(v6)];
+            }
+        };
+        ip(known[usize::from(v6)])
+    }
+
+    /// The MAC address of a Pod, or of `gateway`.
+    #[track_caller]
+    pub fn mac(&self, name: &str) -> Mac {
+        match name {
+            "gateway" => GATEWAY_MAC,
+            "virtual" => Mac::VIRTUAL,
+            pod => self.state.endpoint_of(self.state.port_by_name(pod).unwrap()).unwrap().mac,
+        }
+    }
+
+    /// The frame that a probe is.
+    #[track_caller]
+    pub fn frame(&self, probe: &Probe) -> Vec<u8> {
+        let description = Description {
+            ingress: probe.from.clone(),
+            source: probe.source.as_ref().map(|name| self.address(name, probe.v6)),
+            destination: self.address(&probe.to, probe.v6),
+            protocol: probe.protocol,
+            source_port: 40000,
+            destination_port: 53,
+            payload_bytes: probe.payload_bytes,
+            ttl: probe.ttl,
+            source_mac: probe.source_mac.as_ref().map(|name| self.mac(name)),
+            destination_mac: probe.destination_mac.as_ref().map(|name| self.mac(name)),
+        };
+        let described = describe(&description, &self.state);
+        let mut frame = described.unwrap_or_else(|error| panic!("{error}")).bytes().to_vec();
+        for edit in &probe.edits {
+            edit(&mut frame);
+        }
+        frame
+    }
+
+    /// Sends what a probe describes.
+    #[track_caller]
+    pub fn send(&mut self, probe: Probe) -> Fate {
+        let frame = self.frame(&probe);
+        let ingress = if probe.from == "tunnel" { UPLINK } else { &probe.from };
+        self.send_frame(ingress, &frame, probe.checksum)
+    }
+
+    /// Sends a frame by the port of that name.
+    #[track_caller]
+    pub fn send_frame(&mut self, ingress: &str, frame: &[u8], checksum: Checksum) -> Fate {
+        let id = self.state.port_by_name(ingress).unwrap_or_else(|| panic!("no port {ingress}"));
+        self.send_by(id, frame, checksum)
+    }
+
+    /// Sends a frame by the port with this index, open or not.
+    pub fn send_by(&mut self, ingress: PortId, frame: &[u8], checksum: Checksum) -> Fate {
+        let name = |state: &State, id: PortId| {
+            state.port(id).map_or_else(|| format!("port{id}"), |port| port.name.clone())
+        };
+        let mut buffer = vec![0xee; HEADROOM];
+        buffer.extend(frame);
+        let end = buffer.len();
+        let mut packet = Packet::new(&mut buffer, HEADROOM, end, ingress, checksum).unwrap();
+        self.trace = Trace::default();
+        let mut context = Context {
+            state: &self.state,
+            adjacencies: &self.adjacencies,
+            trace: Some(&mut self.trace),
+        };
+        let outcome = run(&mut packet, &mut context);
+        self.checksum = packet.checksum;
+        let (counter, fate) = match outcome {
+            Outcome::Output(egress) => {
+                let egress = name(&self.state, egress);
+                (format!("outputs.{egress}"), Fate::Left(egress, packet.bytes().to_vec()))
+            }
+            Outcome::Drop(reason) => {
+                let ingress = name(&self.state, ingress);
+                (format!("drops.{ingress}.{}", reason.name()), Fate::Dropped(reason))
+            }
+        };
+        *self.counters.entry(counter).or_default() += 1;
+        fate
+    }
+
+    /// What the counters gained since this was last asked: `outputs.b +1`, `drops.a.SpoofedArp +2`.
+    pub fn changes(&mut self) -> Vec<String> {
+        let gained = self.counters.iter().filter_map(|(name, count)| {
+            let gained = count - self.seen.get(name).copied().unwrap_or(0);
+            (gained > 0).then(|| format!("{name} +{gained}"))
+        });
+        let gained = gained.collect();
+        self.seen = self.counters.clone();
+        gained
+    }
+
+    /// Asserts that these counters moved since this was last asked, and nothing else did.
+    #[track_caller]
+    pub fn assert_changed<const N: usize>(&mut self, expected: [&str; N]) {
+        let mut expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+        expected.sort();
+        assert_eq!(self.changes(), expected);
+    }
+}
+
+/// A packet to send.
+pub struct Probe {
+    from: String,
+    to: String,
+    source: Option<String>,
+    source_mac: Option<String>,
+    destination_mac: Option<String>,
+    protocol: Protocol,
+    v6: bool,
+    payload_bytes: usize,
+    ttl: u8,
+    checksum: Checksum,
+    edits: Vec<Box<dyn Fn(&mut Vec<u8>)>>,
+}
+
+/// A datagram.
+pub fn udp() -> Probe {
+    Probe::new(Protocol::Udp)
+}
+
+/// A SYN.
+pub fn tcp() -> Probe {
+    Probe::new(Protocol::Tcp)
+}
+
+/// An echo request.
+pub fn ping() -> Probe {
+    Probe::new(Protocol::Icmp)
+}
+
+/// A request for a MAC address: ARP, or with [`Probe::v6`] a neighbour solicitation.
+pub fn who_has() -> Probe {
+    Probe::new(Protocol::Arp)
+}
+
+impl Probe {
+    fn new(protocol: Protocol) -> Probe {
+        Probe {
+            from: String::new(),
+            to: String::new(),
+            source: None,
+            source_mac: None,
+            destination_mac: None,
+            protocol,
+            v6: false,
+            payload_bytes: 4,
+            ttl: 64,
+            checksum: Checksum::Complete,
+            edits: Vec::new(),
+        }
+    }
+
+    /// Where it comes in: a Pod, `gateway`, or `tunnel` (then from `remote`).
+    pub fn from(mut self, ingress: &str) -> Probe {
+        if ingress == "tunnel" && self.source.is_none() {
+            self.source = Some("remote".to_owned());
+        }
+        self.from = ingress.to_owned();
+        self
+    }
+
+    /// Its destination: a name or an address.
+    pub fn to(mut self, destination: &str) -> Probe {
+        self.to = destination.to_owned();
+        self
+    }
+
+    /// Its source address, if not the sender's own: a name or an address.
+    pub fn source(mut self, source: &str) -> Probe {
+        self.source = Some(source.to_owned());
+        self
+    }
+
+    /// Its source MAC, if not the sender's own: that of a name.
+    pub fn source_mac(mut self, name: &str) -> Probe {
+        self.source_mac = Some(name.to_owned());
+        self
+    }
+
+    /// Its destination MAC, if not the one learnt: that of a name.
+    pub fn destination_mac(mut self, name: &str) -> Probe {
+        self.destination_mac = Some(name.to_owned());
+        self
+    }
+
+    /// In IPv6.
+    pub fn v6(mut self) -> Probe {
+        self.v6 = true;
+        self
+    }
+
+    /// In IPv6 or not.
+    pub fn in_v6(mut self, v6: bool) -> Probe {
+        self.v6 = v6;
+        self
+    }
+
+    /// TTL or hop limit.
+    pub fn ttl(mut self, ttl: u8) -> Probe {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Bytes of payload.
+    pub fn payload_bytes(mut self, bytes: usize) -> Probe {
+        self.payload_bytes = bytes;
+        self
+    }
+
+    /// What the port says about its checksum.
+    pub fn checksum(mut self, checksum: Checksum) -> Probe {
+        self.checksum = checksum;
+        self
+    }
+
+    /// Changes the finished frame.
+    pub fn edit(mut self, edit: impl Fn(&mut Vec<u8>) + 'static) -> Probe {
+        self.edits.push(Box::new(edit));
+        self
+    }
+}
+
+/// An open port.
+pub fn port(index: usize, name: &str, kind: PortKind, mac: Mac) -> Port {
+    let id = PortId::new(index).unwrap();
+    let mtu = if kind == PortKind::Uplink { 1500 } else { MTU };
+    Port { id, name: name.to_owned(), kind, mac, mtu, generation: 1 }
+}
+
+/// The Endpoint of the Pod with this number, attached to the port of the same name.
+pub fn endpoint(index: usize, pod: &str) -> Endpoint {
+    Endpoint {
+        name: format!("default/{pod}/eth0"),
+        port: pod.to_owned(),
+        mac: Mac([2, 0, 0, 1, 0, index as u8 + 2]),
+        addresses: vec![
+            ip(&format!("10.10.1.{}", index + 2)),
+            ip(&format!("fd00:10:1::{:x}", index + 2)),
+        ],
+        mtu: MTU,
+    }
+}
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().unwrap()
+}
+
+fn net(range: &str) -> ipnet::IpNet {
+    range.parse().unwrap()
+}

@@ -1,0 +1,220 @@
+//! Geneve's headers: taken off and held against what is known, or put on.
+//!
+//! `Classifier` takes them off, `Output` puts them on. Nothing a tunnelled packet says about itself
+//! is believed: the peer is known by its underlay address, and may speak for its own Pod ranges
+//! only. The underlay is trusted not to forge source addresses (docs/THREATS.md).
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use foldhash::quality::FixedState;
+
+use crate::address::Mac;
+use crate::packet::{Packet, PacketSource, Tunnel};
+use crate::state::{Peer, State};
+use crate::verdict::DropReason;
+use crate::wire::ipv6::Fragment;
+use crate::wire::udp::Udp;
+use crate::wire::{checksum, ethernet, geneve, ipv4, ipv6, put, udp};
+
+/// Hops that a tunnelled packet may take on the underlay.
+const OUTER_TTL: u8 = 64;
+/// The two bits of the traffic class that are ECN.
+const ECN: u8 = 0b11;
+const NOT_ECT: u8 = 0b00;
+const ECT_1: u8 = 0b01;
+const CE: u8 = 0b11;
+
+/// Takes the tunnel's headers off a packet that came in by the uplink, and says whose it is.
+pub(crate) fn decapsulate<'s>(
+    packet: &mut Packet<'_>,
+    state: &'s State,
+) -> Result<&'s Peer, DropReason> {
+    let node = state.node().ok_or(DropReason::NoNode)?;
+    let uplink = state.uplink().ok_or(DropReason::UnknownPort)?;
+    packet.complete_checksum();
+    let outer = packet.facts.ip.ok_or(DropReason::NotTunnel)?;
+    let for_us = packet.ethernet()?.destination() == uplink.mac
+        && outer.destination == node.tunnel_address
+        && outer.protocol == udp::PROTOCOL;
+    if !for_us {
+        return Err(DropReason::NotTunnel);
+    }
+    if outer.fragment != Fragment::Whole {
+        return Err(DropReason::FragmentedTunnel);
+    }
+    let datagram = packet.payload().get(outer.upper..).ok_or(DropReason::Malformed)?;
+    let header = Udp::parse(datagram).ok_or(DropReason::Malformed)?;
+    if header.destination_port() != geneve::PORT {
+        return Err(DropReason::NotTunnel);
+    }
+    let peer = state.peer_by_tunnel(outer.source).ok_or(DropReason::UnknownTunnelPeer)?;
+    let datagram = datagram.get(..header.len()).ok_or(DropReason::Malformed)?;
+    // RFC 8926 section 3.3: a sum of zero is none, also over IPv6 (RFC 6935).
+    if header.checksum() != 0 {
+        let pseudo =
+            checksum::pseudo_header(outer.source, outer.destination, udp::PROTOCOL, datagram.len());
+        if checksum::fold(pseudo + checksum::sum(datagram)) != 0xffff {
+            return Err(DropReason::BadTunnelChecksum);
+        }
+    }
+    let options = geneve::header_len(datagram.get(udp::LEN..).unwrap_or_default())
+        .map_err(|geneve::NotUnderstood| DropReason::BadTunnelHeader)?;
+    let inner_len = datagram.len() - udp::LEN - options;
+    packet.pop_front(ethernet::LEN + outer.upper + udp::LEN + options);
+    packet.resize(inner_len);
+    packet.facts.ip = None;
+    let inner = packet.ethernet()?;
+    let to = inner.destination();
+    if matches!(inner.ether_type(), ethernet::VLAN | ethernet::SERVICE_VLAN) {
+        return Err(DropReason::TaggedFrame);
+    }
+    if !packet.parse_ip()? {
+        return Err(DropReason::UnknownTunnelPayload);
+    }
+    if to != Mac::VIRTUAL && state.gateway().is_none_or(|gateway| gateway.mac != to) {
+        return Err(DropReason::UnknownDestinationMac);
+    }
+    let ip = packet.ip()?;
+    if !peer.pod_cidrs.iter().any(|range| range.contains(&ip.source)) {
+        return Err(DropReason::SpoofedTunnelSource);
+    }
+    if state.local_range(ip.destination).is_none() {
+        return Err(DropReason::TunnelTransit);
+    }
+    let ecn = combine(outer.traffic_class & ECN, ip.traffic_class & ECN)?;
+    if ecn != ip.traffic_class & ECN {
+        packet.set_traffic_class(ip.traffic_class & !ECN | ecn);
+    }
+    packet.facts.source = Some(PacketSource::Tunnel);
+    Ok(peer)
+}
+
+/// The ECN field behind a tunnel, from those of its outer and inner header (RFC 6040 section 4.2).
+fn combine(outer: u8, inner: u8) -> Result<u8, DropReason> {
+    match (inner, outer) {
+        (NOT_ECT, CE) => Err(DropReason::TunnelCongestion),
+        (NOT_ECT, _) => Ok(NOT_ECT),
+        (_, CE) => Ok(CE),
+        (CE, _) => Ok(CE),
+        (_, ECT_1) => Ok(ECT_1),
+        (inner, _) => Ok(inner),
+    }
+}
+
+/// Puts the tunnel's headers on, from the uplink's MAC address to the next hop's.
+pub(crate) fn encapsulate(
+    packet: &mut Packet<'_>,
+    tunnel: Tunnel,
+    source: Mac,
+    next_hop: Mac,
+    hash_seed: u64,
+) -> Result<(), DropReason> {
+    packet.complete_checksum();
+    let traffic_class = packet.ip()?.traffic_class;
+    let hash = flow_hash(packet, hash_seed)?;
+    let network_len = if tunnel.remote.is_ipv4() { ipv4::LEN } else { ipv6::LEN };
+    let datagram_len = u16::try_from(udp::LEN + geneve::LEN + packet.len())
+        .ok()
+        .filter(|length| usize::from(*length) + network_len <= 0xffff)
+        .ok_or(DropReason::PacketTooBig)?;
+    packet
+        .push_front(ethernet::LEN + network_len + udp::LEN + geneve::LEN)
+        .map_err(|_| DropReason::NoHeadroom)?;
+    let outer = Outer { tunnel, traffic_class, hash, datagram_len };
+    outer.emit(packet.bytes_mut(), source, next_hop).ok_or(DropReason::NoHeadroom)
+}
+
+/// What the outer headers are made of.
+struct Outer {
+    tunnel: Tunnel,
+    traffic_class: u8,
+    hash: u64,
+    datagram_len: u16,
+}
+
+impl Outer {
+    fn emit(&self, frame: &mut [u8], source: Mac, destination: Mac) -> Option<()> {
+        let v4 = self.tunnel.remote.is_ipv4();
+        let ether_type = if v4 { ethernet::IPV4 } else { ethernet::IPV6 };
+        ethernet::Repr { destination, source, ether_type }.emit(frame)?;
+        let network_len = if v4 { ipv4::LEN } else { ipv6::LEN };
+        let (network, datagram) =
+            frame.get_mut(ethernet::LEN..)?.split_at_mut_checked(network_len)?;
+        self.emit_network(network)?;
+        // RFC 8926 section 3.3: the source port spreads flows over the underlay's paths.
+        let source_port = 0xc000 | (self.hash as u16 & 0x3fff);
+        let len = self.datagram_len;
+        udp::Repr { source_port, destination_port: geneve::PORT, len }.emit(datagram)?;
+        geneve::emit(datagram.get_mut(udp::LEN..)?)?;
+        // IPv4 leaves the sum to the inner packet's own; over IPv6 zero is for those who know
+        // that every receiver takes it (RFC 6936), which we do not.
+        if !v4 {
+            let Tunnel { local, remote, .. } = self.tunnel;
+            let pseudo = checksum::pseudo_header(local, remote, udp::PROTOCOL, usize::from(len));
+            let sum = !checksum::fold(pseudo + checksum::sum(datagram));
+            put(datagram, udp::CHECKSUM_OFFSET, &checksum::for_udp(sum).to_be_bytes())?;
+        }
+        Some(())
+    }
+
+    /// DSCP and ECN are the inner packet's (RFC 6040 section 4.1, normal mode).
+    fn emit_network(&self, bytes: &mut [u8]) -> Option<()> {
+        match (self.tunnel.local, self.tunnel.remote) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4::Repr {
+                traffic_class: self.traffic_class,
+                // `encapsulate` has checked that both fit together.
+                total_len: self.datagram_len.checked_add(ipv4::LEN as u16)?,
+                dont_fragment: true,
+                ttl: OUTER_TTL,
+                protocol: udp::PROTOCOL,
+                source,
+                destination,
+            }
+            .emit(bytes),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6::Repr {
+                traffic_class: self.traffic_class,
+                flow_label: (self.hash >> 32) as u32,
+                payload_len: self.datagram_len,
+                next_header: udp::PROTOCOL,
+                hop_limit: OUTER_TTL,
+                source,
+                destination,
+            }
+            .emit(bytes),
+            // State refuses a peer of another family than the node's.
+            _ => None,
+        }
+    }
+}
+
+/// A hash of the inner flow: of addresses, protocol and ports; of the addresses and protocol for
+/// fragments, which have to take the same path.
+fn flow_hash(packet: &Packet<'_>, seed: u64) -> Result<u64, DropReason> {
+    let ip = packet.ip()?;
+    let mut hasher = FixedState::with_seed(seed).build_hasher();
+    (ip.source, ip.destination, ip.protocol, ip.ports(packet.payload())).hash(&mut hasher);
+    Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn congestion_marks_combine_as_rfc_6040_figure_4_says() {
+        const ECT_0: u8 = 0b10;
+        let drop = Err(DropReason::TunnelCongestion);
+        let figure = [
+            (NOT_ECT, [Ok(NOT_ECT), Ok(NOT_ECT), Ok(NOT_ECT), drop]),
+            (ECT_0, [Ok(ECT_0), Ok(ECT_0), Ok(ECT_1), Ok(CE)]),
+            (ECT_1, [Ok(ECT_1), Ok(ECT_1), Ok(ECT_1), Ok(CE)]),
+            (CE, [Ok(CE), Ok(CE), Ok(CE), Ok(CE)]),
+        ];
+        for (inner, row) in figure {
+            for (outer, expected) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(row) {
+                assert_eq!(combine(outer, inner), expected, "inner {inner:02b} outer {outer:02b}");
+            }
+        }
+    }
+}

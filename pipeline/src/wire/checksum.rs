@@ -1,0 +1,92 @@
+//! The Internet checksum (RFC 1071), whole and by difference (RFC 1624).
+
+use std::net::IpAddr;
+
+/// The ones' complement sum of the bytes, not folded; an odd last byte counts as the high half.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut total: u64 = 0;
+    let (words, rest) = bytes.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_be_bytes(*word));
+    }
+    let (pairs, odd) = rest.as_chunks::<2>();
+    for pair in pairs {
+        total += u64::from(u16::from_be_bytes(*pair));
+    }
+    for last in odd {
+        total += u64::from(*last) << 8;
+    }
+    total
+}
+
+/// Folds a sum to 16 bits.
+pub fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    // The loop left no bit above the sixteenth.
+    sum as u16
+}
+
+/// The checksum of these bytes, their own checksum field being zero.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    !fold(sum(bytes))
+}
+
+/// The sum of the pseudo-header of TCP, UDP and ICMPv6 (RFC 793, RFC 8200 section 8.1).
+pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u64 {
+    address(source) + address(destination) + u64::from(protocol) + length as u64
+}
+
+fn address(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => sum(&address.octets()),
+        IpAddr::V6(address) => sum(&address.octets()),
+    }
+}
+
+/// The checksum after one 16-bit word under it changed (RFC 1624, equation 3).
+pub fn replace(checksum: u16, old: u16, new: u16) -> u16 {
+    !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
+}
+
+/// As a UDP header holds it: 0 means "none", so a sum of 0 is sent as its other form.
+pub fn for_udp(checksum: u16) -> u16 {
+    if checksum == 0 { 0xffff } else { checksum }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing, reason = "test")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn naive(bytes: &[u8]) -> u16 {
+        let mut total: u32 = 0;
+        for pair in bytes.chunks(2) {
+            total += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+            total = (total & 0xffff) + (total >> 16);
+        }
+        !(total as u16)
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_by_words_is_the_sum_by_pairs(bytes: Vec<u8>) {
+            prop_assert_eq!(checksum(&bytes), naive(&bytes));
+        }
+
+        #[test]
+        fn a_difference_gives_what_summing_again_gives(
+            mut bytes in prop::collection::vec(any::<u8>(), 20..40), new: u16, word in 0usize..10,
+        ) {
+            bytes[0] = 0x45;
+            let before = checksum(&bytes);
+            let old = u16::from_be_bytes([bytes[word * 2], bytes[word * 2 + 1]]);
+            bytes[word * 2..word * 2 + 2].copy_from_slice(&new.to_be_bytes());
+            prop_assume!(bytes.iter().any(|byte| *byte != 0));
+            prop_assert_eq!(replace(before, old, new), checksum(&bytes));
+        }
+    }
+}

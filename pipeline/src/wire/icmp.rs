@@ -1,0 +1,81 @@
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): the common header, and the errors a router sends.
+
+use super::put;
+
+/// ICMP's protocol number.
+pub const PROTOCOL_V4: u8 = 1;
+/// ICMPv6's protocol number.
+pub const PROTOCOL_V6: u8 = 58;
+/// Bytes of the header of an echo or an error.
+pub const LEN: usize = 8;
+/// Bytes from the header to the checksum.
+pub const CHECKSUM_OFFSET: usize = 2;
+/// An ICMP echo request.
+pub const ECHO_REQUEST_V4: u8 = 8;
+/// An ICMPv6 echo request.
+pub const ECHO_REQUEST_V6: u8 = 128;
+
+/// Whether an ICMP type is an error: no error is ever sent about one (RFC 1122 section 3.2.2).
+pub fn is_error_v4(kind: u8) -> bool {
+    matches!(kind, 3 | 4 | 5 | 11 | 12)
+}
+
+/// Whether an ICMPv6 type is an error or a redirect (RFC 4443 section 2.4 (e)).
+pub fn is_error_v6(kind: u8) -> bool {
+    kind < 128 || kind == 137
+}
+
+/// An error to build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// TTL or hop limit ran out on the way.
+    TimeExceeded,
+    /// Larger than the next link takes.
+    TooBig {
+        /// What it takes, in bytes.
+        mtu: u16,
+    },
+}
+
+impl Error {
+    /// Writes an ICMP error header, its checksum zero.
+    pub fn emit_v4(self, bytes: &mut [u8]) -> Option<()> {
+        let (kind, code, mtu) = match self {
+            Error::TimeExceeded => (11, 0, 0),
+            Error::TooBig { mtu } => (3, 4, mtu),
+        };
+        let [high, low] = mtu.to_be_bytes();
+        put(bytes, 0, &[kind, code, 0, 0, 0, 0, high, low])
+    }
+
+    /// Writes an ICMPv6 error header, its checksum zero.
+    pub fn emit_v6(self, bytes: &mut [u8]) -> Option<()> {
+        let (kind, mtu) = match self {
+            Error::TimeExceeded => (3, 0),
+            Error::TooBig { mtu } => (2, mtu),
+        };
+        let [high, low] = mtu.to_be_bytes();
+        put(bytes, 0, &[kind, 0, 0, 0, 0, 0, high, low])
+    }
+}
+
+/// An echo request to build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EchoRepr {
+    /// The type of the address family's echo request.
+    pub kind: u8,
+    /// Tells conversations apart.
+    pub identifier: u16,
+    /// Counts within one.
+    pub sequence: u16,
+}
+
+impl EchoRepr {
+    /// Writes the header to the front of `bytes`, its checksum zero.
+    pub fn emit(&self, bytes: &mut [u8]) -> Option<()> {
+        bytes.get(..LEN)?;
+        put(bytes, 0, &[self.kind, 0, 0, 0])?;
+        put(bytes, 4, &self.identifier.to_be_bytes())?;
+        put(bytes, 6, &self.sequence.to_be_bytes())
+    }
+}
