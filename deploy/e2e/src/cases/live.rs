@@ -1,0 +1,77 @@
+//! The manifest folder is watched: what is written there takes effect while all runs.
+
+use std::time::Duration;
+
+use super::reach::reach;
+use super::{Case, Stage, Underlay, manifests, node, pod};
+use crate::daemon::until;
+use crate::failure::{Outcome, expect};
+use crate::measure::pings;
+use crate::pod::Family;
+
+pub(super) const CASES: &[Case] = &[
+    Case { name: "a node that joins is reached without a restart", run: join },
+    Case { name: "a node that leaves the manifests is no longer reached", run: leave },
+    Case { name: "the address of a deleted pod is given again, and never twice", run: release },
+];
+
+fn join(stage: &mut Stage) -> Outcome {
+    let mut wanted = manifests(2, Underlay::Ipv4, &[("a", 1), ("b", 2)]);
+    let cluster = stage.cluster(&wanted)?;
+    wanted.nodes.push(node(3, Underlay::Ipv4));
+    wanted.pods.push(pod("c", 3));
+    wanted.write(&cluster.manifests)?;
+    cluster.join(&node(3, Underlay::Ipv4))?;
+    let address = cluster.attach(&pod("c", 3))?.address(Family::V4)?;
+    let a = cluster.pod("a")?.namespace.clone();
+    until("the first node reaches the third", 5, || pings(&a, address))?;
+    for (from, to) in [("a", "c"), ("c", "b")] {
+        for family in Family::BOTH {
+            reach(cluster, from, to, family)?;
+        }
+    }
+    Ok(())
+}
+
+fn leave(stage: &mut Stage) -> Outcome {
+    let mut wanted = manifests(2, Underlay::Ipv4, &[("a", 1), ("b", 2)]);
+    let cluster = stage.cluster(&wanted)?;
+    reach(cluster, "a", "b", Family::V4)?;
+    // The second node's agent must not see its own node vanish, so it is ended first; its
+    // datapath forwards on.
+    cluster.node_mut("node2")?.agent()?.stop()?;
+    let node1 = cluster.node("node1")?;
+    let address = cluster.pod("b")?.address(Family::V4)?;
+    let all = wanted.nodes.clone();
+    wanted.nodes.truncate(1);
+    wanted.write(&cluster.manifests)?;
+    let a = &cluster.pod("a")?.namespace;
+    until("the peer is gone from the table", 5, || {
+        node1.seinectl(&["table", "show", "L3Forwarding"]).is_ok_and(|it| !it.contains("10.10.2.0"))
+    })?;
+    expect(!pings(a, address), || "a node outside the manifests is still reached".to_owned())?;
+    wanted.nodes = all;
+    wanted.write(&cluster.manifests)?;
+    until("the peer is reached again", 5, || pings(a, address))?;
+    reach(cluster, "a", "b", Family::V4)
+}
+
+fn release(stage: &mut Stage) -> Outcome {
+    let cluster = stage.cluster(&manifests(1, Underlay::Ipv4, &[("a", 1)]))?;
+    let mut seen = Vec::new();
+    // More than a /24 holds: it ends early if what is deleted is not free again.
+    for index in 0..260 {
+        let name = format!("turn{index}");
+        let address = cluster.attach(&pod(&name, 1))?.address(Family::V4)?;
+        let first = cluster.pod("a")?.address(Family::V4)?;
+        expect(address != first, || format!("{address} was given twice"))?;
+        seen.push(address);
+        cluster.detach(&name)?;
+    }
+    let directly = seen.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    expect(directly == 0, || "an address went straight from one pod to the next".to_owned())?;
+    std::thread::sleep(Duration::from_millis(50));
+    let address = cluster.attach(&pod("last", 1))?.address(Family::V4)?;
+    let a = cluster.pod("a")?;
+    expect(pings(&a.namespace, address), || format!("{address} is not reached"))
+}
