@@ -1,1 +1,22 @@
-//! Placeholder while dependencies build.
+//! Knows: Kubernetes state, addresses and attachments become objects of the datapath.
+//!
+//! `seine-agent` is this crate on a node. A manifest folder (or, later, an API server) is read by
+//! [`watch`] into the [`model`]; [`compile`] derives from it what this node's network must be;
+//! [`datapath_session`] brings that into force in `seine-datapath`, and [`host_network`] in the
+//! node's kernel. [`attach`] serves the CNI plugin through [`cni_server`], with addresses from
+//! [`ipam`] and a record on disk in [`attachments`]. [`agent`] puts it together.
+
+pub mod agent;
+pub mod attach;
+pub mod attachments;
+pub mod cni_server;
+pub mod compile;
+pub mod configuration;
+pub mod datapath_session;
+pub mod host_network;
+pub mod ipam;
+pub mod model;
+pub mod namespace;
+pub mod netlink;
+pub mod preflight;
+pub mod watch;

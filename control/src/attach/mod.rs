@@ -1,0 +1,420 @@
+//! Attaches and detaches Pods: what a CNI ADD, DEL, CHECK and STATUS do on this node.
+//!
+//! The order is what keeps the promises. ADD: record and lease, link, port, endpoint, and the
+//! answer only when every worker of the datapath knows the endpoint. DEL: endpoint, port, link,
+//! and the lease last, so an address is free only when no endpoint has it. A failed ADD takes the
+//! way of a DEL. One attachment at a time is worked on per (container, interface); different ones
+//! run side by side.
+
+mod error;
+mod pod_link;
+mod turns;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use seine_datapath_api::v1;
+use tokio::sync::{Semaphore, watch};
+use tracing::{info, warn};
+
+use crate::attachments::{Attachment, AttachmentKey, Attachments};
+use crate::compile::{LocalNode, endpoint};
+use crate::datapath_session::{Session, SessionError, SessionState};
+use crate::model::{Mac, PodName};
+use crate::namespace::Namespace;
+pub use error::AttachError;
+pub use pod_link::{Expected, PodAddress};
+use pod_link::{PodLink, PodRoute};
+use turns::Turns;
+
+/// Links made or deleted at one time. The kernel does one at a time under its lock; a few more
+/// keep it busy, and every one costs a thread.
+const LINKS_AT_ONCE_MAX: usize = 8;
+
+/// What attaching needs to know of the node, once the datapath is connected and the node known.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// This node.
+    pub local: LocalNode,
+    /// Queues that every link has: one for each worker.
+    pub queues: u32,
+    /// Where host ends are born.
+    pub ports: Namespace,
+}
+
+/// What the runtime asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Which interface of which container.
+    pub key: AttachmentKey,
+    /// CNI_NETNS.
+    pub netns: PathBuf,
+    /// The Pod, when the runtime names it.
+    pub pod: Option<PodName>,
+}
+
+/// What an ADD has made.
+#[derive(Debug, Clone)]
+pub struct Attached {
+    /// As recorded.
+    pub attachment: Attachment,
+    /// Of the host end.
+    pub host_mac: Option<Mac>,
+    /// Addresses with their gateways.
+    pub addresses: Vec<PodAddress>,
+}
+
+/// Attaches Pods to this node.
+pub struct Attacher {
+    session: Arc<Session>,
+    attachments: Arc<Attachments>,
+    facts: watch::Receiver<Option<Arc<Facts>>>,
+    /// The agent's own namespace, which no Pod may have.
+    own: Namespace,
+    turns: Turns<AttachmentKey>,
+    links: Semaphore,
+}
+
+impl Attacher {
+    /// An attacher that is ready as soon as `facts` are known and `session` is in force.
+    pub fn new(
+        session: Arc<Session>,
+        attachments: Arc<Attachments>,
+        facts: watch::Receiver<Option<Arc<Facts>>>,
+        own: Namespace,
+    ) -> Self {
+        let links = Semaphore::new(LINKS_AT_ONCE_MAX);
+        Self {
+            session,
+            attachments,
+            facts,
+            own,
+            turns: Turns::default(),
+            links,
+        }
+    }
+
+    /// Attaches one interface.
+    pub async fn add(&self, request: Request) -> Result<Attached, AttachError> {
+        pod_link::check_interface_name(&request.key.interface)?;
+        let _turn = self.turns.take(&request.key).await;
+        let facts = self.ready()?;
+        let pod = self.pod_namespace(&request.netns)?;
+        if let Some(before) = self.attachments.find(&request.key) {
+            if !before.detaching && self.is_there(&before, &pod).await? {
+                return Err(AttachError::Exists(request.key));
+            }
+            info!(%request.key, "removing what is left of an earlier attachment");
+            self.detach(&before).await?;
+        }
+        let attachment = self.reserve(&request, &facts)?;
+        match self.install(&attachment, &facts, pod).await {
+            Ok(attached) => {
+                info!(%request.key, endpoint = attachment.endpoint, port = attachment.port,
+                    addresses = ?attachment.addresses, "attached");
+                Ok(attached)
+            }
+            Err(error) => {
+                warn!(%request.key, "not attached: {error}");
+                if let Err(error) = self.detach(&attachment).await {
+                    warn!(%request.key, "cleaning up after the failed attachment: {error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Detaches one interface. What is not there is a success.
+    pub async fn del(&self, key: &AttachmentKey) -> Result<(), AttachError> {
+        let _turn = self.turns.take(key).await;
+        match self.attachments.find(key) {
+            Some(attachment) => {
+                self.detach(&attachment).await?;
+                info!(%key, endpoint = attachment.endpoint, "detached");
+            }
+            // No record: at most a link that a crash left between its making and its record.
+            None => self.delete_link(&port_name(key)).await?,
+        }
+        Ok(())
+    }
+
+    /// Compares an attachment with what the runtime expects and with our own record.
+    pub async fn check(&self, request: &Request, expected: Expected) -> Result<(), AttachError> {
+        let _turn = self.turns.take(&request.key).await;
+        let attachment = self
+            .attachments
+            .find(&request.key)
+            .filter(|attachment| !attachment.detaching)
+            .ok_or_else(|| AttachError::Differs(format!("{} has no lease", request.key)))?;
+        let pod = self.pod_namespace(&request.netns)?;
+        let expected = expected.with(&attachment);
+        let interface = request.key.interface.clone();
+        pod.run(move || pod_link::compare(&interface, &expected))
+            .await??;
+        let facts = self.ready()?;
+        let port = attachment.port.clone();
+        facts
+            .ports
+            .run(move || pod_link::compare_host_end(&port))
+            .await??;
+        let ports = self.session.list_ports().await?;
+        let open = ports.iter().find(|port| port.name == attachment.port);
+        match open {
+            None => Err(AttachError::Differs(format!(
+                "the port {} is closed",
+                attachment.port
+            ))),
+            Some(port) if port.endpoint != attachment.endpoint => {
+                Err(AttachError::Differs(format!(
+                    "the port {} has no endpoint {}",
+                    port.name, attachment.endpoint
+                )))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Whether an ADD can succeed now.
+    pub fn status(&self) -> Result<(), AttachError> {
+        self.ready()?;
+        match self.attachments.exhausted_range() {
+            Some(range) => Err(AttachError::Exhausted(range)),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings back what was attached before the agent started: everything whose link still
+    /// exists. A link lives exactly as long as both its namespaces, so one that is gone took the
+    /// Pod's interface with it, and its address can be used by nobody; that the Pod is not (yet)
+    /// among the manifests proves nothing and is no reason. Links of ours without a record are
+    /// what a crash left before their address was recorded: no runtime was told of them.
+    pub async fn restore(&self, ports: &Namespace) -> Result<(), AttachError> {
+        let links = ports.run(pod_link::host_ends).await??;
+        for link in &links {
+            if !self.attachments.any(|attachment| attachment.port == *link) {
+                info!(link, "deleting a link that no attachment is recorded for");
+                self.delete_link_in(ports, link).await?;
+            }
+        }
+        for attachment in self.attachments.list() {
+            let _turn = self.turns.take(&attachment.key).await;
+            let Some(attachment) = self.attachments.find(&attachment.key) else {
+                continue;
+            };
+            if attachment.detaching {
+                continue;
+            }
+            if links.contains(&attachment.port) {
+                self.session.desire(endpoint(&attachment), &attachment.port);
+            } else {
+                info!(%attachment.key, endpoint = attachment.endpoint,
+                    "its link is gone; the address is free once the datapath has forgotten it");
+                self.attachments.mark_detaching(&attachment.key);
+            }
+        }
+        self.attachments.set_ports_namespace(ports.path());
+        self.attachments.persist().await?;
+        Ok(())
+    }
+
+    /// Frees what was deleted while the datapath was away. To be called when a full
+    /// synchronisation is in force: it has pruned every endpoint that is not desired.
+    pub async fn finish_detaching(&self) -> Result<(), AttachError> {
+        for attachment in self.attachments.list() {
+            let _turn = self.turns.take(&attachment.key).await;
+            match self.attachments.find(&attachment.key) {
+                Some(attachment) if attachment.detaching => self.detach(&attachment).await?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<Arc<Facts>, AttachError> {
+        let state = self.session.state().borrow().clone();
+        match (state, self.facts.borrow().clone()) {
+            (SessionState::InForce(_), Some(facts)) => Ok(facts),
+            (SessionState::Away(reason), _) => Err(AttachError::DatapathAway(reason)),
+            (SessionState::Connected(_), Some(_)) => Err(AttachError::NotReady(
+                "the datapath is being synchronised".into(),
+            )),
+            (_, None) => Err(AttachError::NotReady(
+                "this node's network is not known yet".into(),
+            )),
+        }
+    }
+
+    fn pod_namespace(&self, path: &Path) -> Result<Namespace, AttachError> {
+        let pod = Namespace::open(path)?;
+        if pod.is(&self.own) {
+            return Err(AttachError::OwnNamespace(path.to_owned()));
+        }
+        Ok(pod)
+    }
+
+    async fn is_there(
+        &self,
+        attachment: &Attachment,
+        pod: &Namespace,
+    ) -> Result<bool, AttachError> {
+        let interface = attachment.key.interface.clone();
+        Ok(pod.run(move || pod_link::exists(&interface)).await??)
+    }
+
+    fn reserve(&self, request: &Request, facts: &Facts) -> Result<Attachment, AttachError> {
+        let port = port_name(&request.key);
+        if self.attachments.any(|attachment| attachment.port == port) {
+            return Err(AttachError::NameTaken(port));
+        }
+        let mut name = match &request.pod {
+            Some(pod) => format!("{pod}/{}", request.key.interface),
+            None => format!("_/{}/{}", request.key.container_id, request.key.interface),
+        };
+        // A Pod's next sandbox may come before the last one is deleted; each keeps its own name.
+        if self
+            .attachments
+            .any(|attachment| attachment.endpoint == name)
+        {
+            name = format!("{name}@{port}");
+        }
+        Ok(self.attachments.reserve(|addresses| Attachment {
+            key: request.key.clone(),
+            netns: request.netns.clone(),
+            pod: request.pod.clone(),
+            endpoint: name,
+            port,
+            mac: Mac::of_pod(addresses.first().map_or([0; 4].into(), IpNet::addr)),
+            addresses,
+            mtu: facts.local.tunnel_mtu,
+            detaching: false,
+        })?)
+    }
+
+    async fn install(
+        &self,
+        attachment: &Attachment,
+        facts: &Facts,
+        pod: Namespace,
+    ) -> Result<Attached, AttachError> {
+        let addresses: Vec<PodAddress> = attachment
+            .addresses
+            .iter()
+            .map(|address| PodAddress {
+                address: *address,
+                gateway: crate::ipam::gateway_of(address.trunc()),
+            })
+            .collect();
+        let link = PodLink {
+            port: attachment.port.clone(),
+            interface: attachment.key.interface.clone(),
+            mac: attachment.mac,
+            mtu: attachment.mtu,
+            queues: facts.queues,
+            addresses: addresses.clone(),
+        };
+        // The record reaches the disk while the kernel makes the link.
+        let made = async {
+            let _permit = self.links.acquire().await;
+            facts.ports.run(move || pod_link::make(&link, &pod)).await?
+        };
+        let (made, recorded) = tokio::join!(made, self.attachments.persist());
+        let host_mac = made?;
+        recorded?;
+        self.session.open_port(&attachment.port).await?;
+        self.session
+            .change(vec![endpoint(attachment)], Vec::new())
+            .await?;
+        Ok(Attached {
+            attachment: attachment.clone(),
+            host_mac,
+            addresses,
+        })
+    }
+
+    /// Takes everything of an attachment away, in the order that keeps its address safe.
+    async fn detach(&self, attachment: &Attachment) -> Result<(), AttachError> {
+        let name = (v1::object_id::Kind::Endpoint, attachment.endpoint.clone());
+        let forgotten = self.session.change(Vec::new(), vec![name]).await;
+        let closed = self.session.close_port(&attachment.port).await;
+        self.delete_link(&attachment.port).await?;
+        match forgotten.and(closed) {
+            Ok(()) => self.attachments.remove(&attachment.key),
+            Err(SessionError::Away(_)) => self.attachments.mark_detaching(&attachment.key),
+            Err(error) => return Err(error.into()),
+        }
+        self.attachments.persist().await?;
+        Ok(())
+    }
+
+    async fn delete_link(&self, port: &str) -> Result<(), AttachError> {
+        let ports = match self.facts.borrow().clone() {
+            Some(facts) => facts.ports.clone(),
+            // Before the first contact with the datapath: where the host ends were last time. If
+            // that is gone, so are they.
+            None => match self
+                .attachments
+                .ports_namespace()
+                .map(|path| Namespace::open(&path))
+            {
+                Some(Ok(ports)) => ports,
+                _ => return Ok(()),
+            },
+        };
+        self.delete_link_in(&ports, port).await
+    }
+
+    async fn delete_link_in(&self, ports: &Namespace, port: &str) -> Result<(), AttachError> {
+        let _permit = self.links.acquire().await;
+        let port = port.to_owned();
+        Ok(ports.run(move || pod_link::delete(&port)).await??)
+    }
+}
+
+/// The routes that an ADD makes: everything goes through the gateway.
+pub fn default_routes(addresses: &[PodAddress]) -> Vec<(IpNet, std::net::IpAddr)> {
+    addresses
+        .iter()
+        .map(|address| PodRoute::default_through(address.gateway))
+        .map(|route| (route.destination, route.gateway))
+        .collect()
+}
+
+/// The name of an attachment's host end and port: unique on the node, and the same every time.
+fn port_name(key: &AttachmentKey) -> String {
+    // FNV-1a, 64 bit: it only has to spread; a collision is refused by name.
+    let bytes = key
+        .container_id
+        .bytes()
+        .chain([0])
+        .chain(key.interface.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!(
+        "{}{:014x}",
+        pod_link::PORT_PREFIX,
+        hash & 0x00ff_ffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_names_fit_an_interface_and_differ_by_container_and_interface() {
+        let name = |container: &str, interface: &str| {
+            port_name(&AttachmentKey {
+                container_id: container.into(),
+                interface: interface.into(),
+            })
+        };
+        assert_eq!(name("a", "eth0").len(), 15);
+        assert_eq!(name("a", "eth0"), name("a", "eth0"));
+        assert_ne!(name("a", "eth0"), name("a", "eth1"));
+        assert_ne!(name("ab", "c"), name("a", "bc"));
+        assert!(pod_link::is_port_name(&name("a", "eth0")));
+        assert!(!pod_link::is_port_name("veth0"));
+    }
+}

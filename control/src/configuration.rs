@@ -1,0 +1,267 @@
+//! The agent's configuration: one TOML, read once into valid values. Unknown keys are refused,
+//! so a misspelt one never passes for a default. Antrea's names where the meaning is Antrea's.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What the file may say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Configuration {
+    /// This node's name among the Nodes; empty: the host name.
+    pub node_name: String,
+    /// The folder of manifests.
+    pub manifests: PathBuf,
+    /// Where seine-datapath listens.
+    pub datapath_socket: PathBuf,
+    /// Where the CNI plugin finds the agent.
+    pub cni_socket: PathBuf,
+    /// Leases and attachments, kept over restarts.
+    pub state_dir: PathBuf,
+    /// How Pod traffic crosses between nodes.
+    #[serde(rename = "trafficEncapMode")]
+    pub traffic_encap_mode: String,
+    /// By which tunnel.
+    #[serde(rename = "tunnelType")]
+    pub tunnel_type: String,
+    /// The MTU of Pods and of the gateway; 0: the uplink's less the tunnel.
+    #[serde(rename = "defaultMTU")]
+    pub default_mtu: u32,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        Self {
+            node_name: String::new(),
+            manifests: "/etc/seine/cluster".into(),
+            datapath_socket: "/run/seine/datapath.sock".into(),
+            cni_socket: "/run/seine/agent.sock".into(),
+            state_dir: "/var/lib/seine".into(),
+            traffic_encap_mode: "encap".into(),
+            tunnel_type: "geneve".into(),
+            default_mtu: 0,
+        }
+    }
+}
+
+/// The defaults with their reasons, as `--print-default-config` prints them.
+pub const DEFAULT_TOML: &str = r#"# seine-agent. Every key is optional; these are the defaults. Unknown keys are refused.
+
+# This node's name among the Nodes of the cluster. Empty: the host name, as the kubelet does.
+node_name = ""
+
+# A folder of ordinary Kubernetes manifests (Node, Namespace, Pod; .yaml, .yml, .json), in place
+# of an API server. Changes take effect live.
+manifests = "/etc/seine/cluster"
+
+# Where seine-datapath listens. In /run, because it is of no use after a restart of the machine.
+datapath_socket = "/run/seine/datapath.sock"
+
+# Where the CNI plugin finds this agent: the plugin's own default.
+cni_socket = "/run/seine/agent.sock"
+
+# Leases and attachments. Must outlive a restart of the agent, and is worth nothing without the
+# running Pods; /var/lib, because /run may be too small or memory.
+state_dir = "/var/lib/seine"
+
+# How Pod traffic crosses between nodes: "encap" puts all of it into a tunnel, which needs nothing
+# of the underlay. noEncap, hybrid and networkPolicyOnly are not there yet.
+trafficEncapMode = "encap"
+
+# By which tunnel: "geneve", Antrea's default. vxlan, gre and stt are not there yet.
+tunnelType = "geneve"
+
+# The MTU of Pods and of seine-gw0, in bytes. 0 derives it: the uplink's MTU less 50 bytes for
+# Geneve over IPv4, 70 over IPv6.
+defaultMTU = 0
+"#;
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration `{}`: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a key or a value that is none.
+    #[error("configuration `{}`: {reason}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// A value that Antrea has and Seine has not.
+    #[error("{key} = \"{value}\" is not there yet; this version has \"{supported}\" only")]
+    NotYet {
+        /// Which key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What works.
+        supported: &'static str,
+    },
+    /// A value that is none.
+    #[error("{key} = \"{value}\": {reason}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// No name for this node.
+    #[error("the host has no name; set node_name")]
+    NoHostName,
+}
+
+impl Configuration {
+    /// Reads and checks a file; without a path, the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigurationError> {
+        let text = match path {
+            Some(path) => {
+                std::fs::read_to_string(path).map_err(|source| ConfigurationError::Read {
+                    path: path.to_owned(),
+                    source,
+                })?
+            }
+            None => String::new(),
+        };
+        let shown = path.unwrap_or(Path::new("(none)"));
+        let configuration: Self = toml::from_str(&text).map_err(|error| {
+            let reason = error.to_string().trim_end().to_owned();
+            ConfigurationError::Parse {
+                path: shown.to_owned(),
+                reason,
+            }
+        })?;
+        configuration.checked()
+    }
+
+    fn checked(mut self) -> Result<Self, ConfigurationError> {
+        one_of(
+            "trafficEncapMode",
+            &self.traffic_encap_mode,
+            "encap",
+            &["noEncap", "hybrid", "networkPolicyOnly"],
+        )?;
+        one_of(
+            "tunnelType",
+            &self.tunnel_type,
+            "geneve",
+            &["vxlan", "gre", "stt"],
+        )?;
+        let paths = [
+            ("manifests", &self.manifests),
+            ("datapath_socket", &self.datapath_socket),
+            ("cni_socket", &self.cni_socket),
+            ("state_dir", &self.state_dir),
+        ];
+        for (key, path) in paths {
+            if path.as_os_str().is_empty() {
+                let reason = "a path is needed";
+                return Err(ConfigurationError::Value {
+                    key,
+                    value: String::new(),
+                    reason,
+                });
+            }
+        }
+        if self.default_mtu > u32::from(u16::MAX) {
+            return Err(ConfigurationError::Value {
+                key: "defaultMTU",
+                value: self.default_mtu.to_string(),
+                reason: "an IP packet has at most 65535 bytes",
+            });
+        }
+        if self.node_name.is_empty() {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            self.node_name = name.trim().to_lowercase();
+            if self.node_name.is_empty() {
+                return Err(ConfigurationError::NoHostName);
+            }
+        }
+        Ok(self)
+    }
+}
+
+fn one_of(
+    key: &'static str,
+    value: &str,
+    supported: &'static str,
+    later: &[&str],
+) -> Result<(), ConfigurationError> {
+    if value == supported {
+        return Ok(());
+    }
+    let value = value.to_owned();
+    if later.iter().any(|known| *known == value) {
+        return Err(ConfigurationError::NotYet {
+            key,
+            value,
+            supported,
+        });
+    }
+    Err(ConfigurationError::Value {
+        key,
+        value,
+        reason: "not a value that Antrea knows",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use std::io::Write;
+
+    use super::*;
+
+    fn load(text: &str) -> Result<Configuration, ConfigurationError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Configuration::load(Some(file.path()))
+    }
+
+    #[test]
+    fn the_printed_defaults_are_the_defaults_and_name_every_key() {
+        assert_eq!(
+            toml::from_str::<Configuration>(DEFAULT_TOML).unwrap(),
+            Configuration::default()
+        );
+        let keys = |text: &str| {
+            let table: toml::Table = toml::from_str(text).unwrap();
+            table.keys().cloned().collect::<Vec<_>>()
+        };
+        let all = toml::to_string(&Configuration::default()).unwrap();
+        assert_eq!(keys(DEFAULT_TOML), keys(&all));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = load("node_nmae = \"a\"").unwrap_err().to_string();
+        assert!(error.contains("node_nmae"), "{error}");
+    }
+
+    #[test]
+    fn what_antrea_has_and_we_have_not_is_not_yet_there() {
+        let error = load("trafficEncapMode = \"noEncap\"").unwrap_err();
+        assert!(
+            matches!(error, ConfigurationError::NotYet { .. }),
+            "{error}"
+        );
+        let error = load("tunnelType = \"carrier-pigeon\"").unwrap_err();
+        assert!(matches!(error, ConfigurationError::Value { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_node_without_a_name_takes_the_hosts() {
+        assert!(!load("").unwrap().node_name.is_empty());
+        assert_eq!(load("node_name = \"n1\"").unwrap().node_name, "n1");
+    }
+}

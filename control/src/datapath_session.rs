@@ -1,0 +1,555 @@
+//! The agent's session with the datapath: what is desired, and how it comes into force.
+//!
+//! The desired objects and ports are kept here. After every (re)connection the ports are opened,
+//! everything is sent as one FULL transaction, and ports that nobody desires are closed; from then
+//! on changes are sent as deltas. Changes that arrive while a transaction is under way travel
+//! together in the next one, so many ADDs at once cost few transactions.
+//!
+//! That the datapath died is seen at once on a second, idle connection to its socket, which only
+//! ends when the process does: a gRPC channel would quietly connect again to the next process,
+//! which has no ports.
+
+mod transaction;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use seine_datapath_api::v1;
+use seine_datapath_api::v1::datapath_client::DatapathClient;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+use transaction::{identify, parts};
+
+/// A datapath that does not answer within this is taken for dead, and the session starts again.
+/// Publishing takes milliseconds; seconds mean a stuck worker.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Changes that may wait for the transaction under way: every Pod of a full node, several times.
+const CHANGES_MAX: usize = 1024;
+/// The first and the longest pause between attempts to connect. Short, because Pods have no
+/// network meanwhile and the attempt costs one system call.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// Why the datapath did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SessionError {
+    /// There is no session now.
+    #[error("seine-datapath is not connected: {0}")]
+    Away(String),
+    /// It refused.
+    #[error("seine-datapath refused to {action}: {message}")]
+    Refused {
+        /// "open the port v1234".
+        action: String,
+        /// What it said.
+        message: String,
+        /// How it classed that.
+        code: tonic::Code,
+    },
+    /// Too much waits already.
+    #[error("more than {CHANGES_MAX} changes wait for seine-datapath")]
+    Busy,
+}
+
+/// How things stand with the datapath.
+#[derive(Debug, Clone)]
+pub enum SessionState {
+    /// Not connected, and why.
+    Away(String),
+    /// Connected; what is desired is not in force yet.
+    Connected(Arc<v1::HelloReply>),
+    /// All that is desired is in force.
+    InForce(Arc<v1::HelloReply>),
+}
+
+/// Names an object.
+pub type ObjectKey = (v1::object_id::Kind, String);
+
+#[derive(Default)]
+struct Desired {
+    objects: BTreeMap<ObjectKey, v1::Object>,
+    ports: BTreeSet<String>,
+}
+
+struct Change {
+    upserts: Vec<v1::Object>,
+    deletes: Vec<ObjectKey>,
+    acknowledge: oneshot::Sender<Result<(), SessionError>>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    client: DatapathClient<Channel>,
+    session: u64,
+}
+
+/// The session with the datapath at one socket.
+pub struct Session {
+    socket: PathBuf,
+    client_name: String,
+    desired: Mutex<Desired>,
+    changes: mpsc::Sender<Change>,
+    connection: Mutex<Option<Connection>>,
+    state: watch::Sender<SessionState>,
+}
+
+/// The far end of a session's queue, for [`Session::serve`].
+pub struct Changes(mpsc::Receiver<Change>);
+
+/// One connection, from Hello to its end.
+pub struct Connected {
+    /// What the datapath said of itself.
+    pub hello: Arc<v1::HelloReply>,
+    connection: Connection,
+    revision: u64,
+    /// Ends when the datapath does.
+    line: UnixStream,
+}
+
+impl Session {
+    /// A session that is not connected yet.
+    pub fn new(socket: &Path, client_name: String) -> (Arc<Self>, Changes) {
+        let (changes, waiting) = mpsc::channel(CHANGES_MAX);
+        let state = watch::Sender::new(SessionState::Away("not tried yet".into()));
+        let session = Self {
+            socket: socket.to_owned(),
+            client_name,
+            desired: Mutex::default(),
+            changes,
+            connection: Mutex::new(None),
+            state,
+        };
+        (Arc::new(session), Changes(waiting))
+    }
+
+    /// How things stand, and how they go on.
+    pub fn state(&self) -> watch::Receiver<SessionState> {
+        self.state.subscribe()
+    }
+
+    fn desired(&self) -> MutexGuard<'_, Desired> {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connection(&self) -> Result<Connection, SessionError> {
+        let connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        connection.ok_or_else(|| match &*self.state.borrow() {
+            SessionState::Away(reason) => SessionError::Away(reason.clone()),
+            _ => SessionError::Away("it has just gone".into()),
+        })
+    }
+
+    /// Adds to what is desired, without sending it: what was attached before the agent started.
+    pub fn desire(&self, endpoint: v1::Object, port: &str) {
+        let mut desired = self.desired();
+        desired.objects.insert(identify(&endpoint), endpoint);
+        desired.ports.insert(port.into());
+    }
+
+    /// Replaces the desired Node and Peers, without sending them. Returns what that changed, for
+    /// [`Session::change`].
+    pub fn replace_network(&self, objects: Vec<v1::Object>) -> (Vec<v1::Object>, Vec<ObjectKey>) {
+        use v1::object_id::Kind;
+        let mut desired = self.desired();
+        let wanted: BTreeMap<ObjectKey, v1::Object> = objects
+            .into_iter()
+            .map(|object| (identify(&object), object))
+            .collect();
+        let deletes: Vec<ObjectKey> = desired
+            .objects
+            .keys()
+            .filter(|key| matches!(key.0, Kind::Node | Kind::Peer) && !wanted.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in &deletes {
+            desired.objects.remove(key);
+        }
+        let mut upserts = Vec::new();
+        for (key, object) in wanted {
+            if desired.objects.get(&key) != Some(&object) {
+                upserts.push(object.clone());
+                desired.objects.insert(key, object);
+            }
+        }
+        (upserts, deletes)
+    }
+
+    /// Changes what is desired and waits until it is in force in every worker. After an error
+    /// other than a refusal it is unknown whether it is in force; it stays desired all the same,
+    /// so a caller that gives up must take it back.
+    pub async fn change(
+        &self,
+        upserts: Vec<v1::Object>,
+        deletes: Vec<ObjectKey>,
+    ) -> Result<(), SessionError> {
+        let (acknowledge, acknowledged) = oneshot::channel();
+        {
+            // Under one lock, so that the queue and what is desired agree on the order.
+            let mut desired = self.desired();
+            for key in &deletes {
+                desired.objects.remove(key);
+            }
+            for object in &upserts {
+                desired.objects.insert(identify(object), object.clone());
+            }
+            if let SessionState::Away(reason) = &*self.state.borrow() {
+                return Err(SessionError::Away(reason.clone()));
+            }
+            self.changes
+                .try_send(Change {
+                    upserts,
+                    deletes,
+                    acknowledge,
+                })
+                .map_err(|_| SessionError::Busy)?;
+        }
+        acknowledged
+            .await
+            .unwrap_or_else(|_| Err(SessionError::Away("it has just gone".into())))
+    }
+
+    /// Opens a port on the device of that name, now and after every reconnection.
+    pub async fn open_port(&self, name: &str) -> Result<v1::Port, SessionError> {
+        self.desired().ports.insert(name.into());
+        open_port(self.connection()?, name).await
+    }
+
+    /// Closes a port, now and for good.
+    pub async fn close_port(&self, name: &str) -> Result<(), SessionError> {
+        self.desired().ports.remove(name);
+        close_port(self.connection()?, name).await
+    }
+
+    /// The ports that are open.
+    pub async fn list_ports(&self) -> Result<Vec<v1::Port>, SessionError> {
+        let mut client = self.connection()?.client;
+        let reply = timed("list ports", client.list_ports(v1::ListPortsRequest {})).await?;
+        Ok(reply.ports)
+    }
+
+    /// Connects, however long it takes, and opens a session.
+    pub async fn connect(&self) -> Connected {
+        let mut pause = BACKOFF_MIN;
+        loop {
+            match self.try_connect().await {
+                Ok(connected) => {
+                    info!(server = connected.hello.server, "connected to the datapath");
+                    return connected;
+                }
+                Err(reason) => {
+                    let changed = self.state.send_if_modified(|state| match state {
+                        SessionState::Away(before) if *before == reason => false,
+                        _ => {
+                            *state = SessionState::Away(reason.clone());
+                            true
+                        }
+                    });
+                    if changed {
+                        warn!("the datapath is away: {reason}");
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Connected, String> {
+        let line = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| format!("`{}`: {error}", self.socket.display()))?;
+        let mut client = seine_datapath_api::connect(&self.socket)
+            .await
+            .map_err(|error| error.to_string())?;
+        let request = v1::HelloRequest {
+            client: self.client_name.clone(),
+            version: seine_datapath_api::VERSION,
+        };
+        let hello = timed("greet", client.hello(request))
+            .await
+            .map_err(|error| error.to_string())?;
+        let connection = Connection {
+            client,
+            session: hello.session,
+        };
+        let revision = hello.revision;
+        let hello = Arc::new(hello);
+        *self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        self.state
+            .send_replace(SessionState::Connected(hello.clone()));
+        Ok(Connected {
+            hello,
+            connection,
+            revision,
+            line,
+        })
+    }
+
+    /// Brings all that is desired into force, then every change, until the datapath is gone.
+    pub async fn serve(&self, mut connected: Connected, changes: &mut Changes) {
+        let reason = match self.synchronise(&mut connected, changes).await {
+            Ok(()) => {
+                self.state
+                    .send_replace(SessionState::InForce(connected.hello.clone()));
+                self.follow(&mut connected, changes).await
+            }
+            Err(error) => error,
+        };
+        warn!("the session with the datapath ended: {reason}");
+        self.abandon(reason, changes);
+    }
+
+    /// Ends a connection that was not served: waiting changes fail.
+    pub fn abandon(&self, reason: SessionError, changes: &mut Changes) {
+        *self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+        // The lock keeps a change from slipping in between the state and the queue.
+        let _desired = self.desired();
+        self.state
+            .send_replace(SessionState::Away(reason.to_string()));
+        while let Ok(change) = changes.0.try_recv() {
+            // The caller may have been cancelled; then nobody waits.
+            let _ = change.acknowledge.send(Err(reason.clone()));
+        }
+    }
+
+    async fn synchronise(
+        &self,
+        connected: &mut Connected,
+        changes: &mut Changes,
+    ) -> Result<(), SessionError> {
+        let ports = self.desired().ports.clone();
+        for name in &ports {
+            // One lost port must not keep the others from coming back.
+            if let Err(error) = open_port(connected.connection.clone(), name).await {
+                if matches!(error, SessionError::Away(_)) {
+                    return Err(error);
+                }
+                warn!(port = name, "a recorded port did not open: {error}");
+            }
+        }
+        let mut covered = Vec::new();
+        let upserts: Vec<v1::Object> = {
+            let desired = self.desired();
+            while let Ok(change) = changes.0.try_recv() {
+                covered.push(change.acknowledge);
+            }
+            desired.objects.values().cloned().collect()
+        };
+        let mode = v1::transaction_part::Mode::Full;
+        let result = self.apply(connected, mode, upserts, Vec::new()).await;
+        for acknowledge in covered {
+            // As above: a cancelled caller does not wait.
+            let _ = acknowledge.send(result.clone().map(|_| ()));
+        }
+        let reply = result?;
+        info!(
+            revision = reply.revision,
+            added = reply.added,
+            changed = reply.changed,
+            kept = reply.kept,
+            deleted = reply.deleted,
+            "everything desired is in force"
+        );
+        self.close_strays(connected).await
+    }
+
+    /// Closes Pod ports that nobody desires: their Pods went while the agent was away.
+    async fn close_strays(&self, connected: &Connected) -> Result<(), SessionError> {
+        let mut client = connected.connection.client.clone();
+        let open = timed("list ports", client.list_ports(v1::ListPortsRequest {}))
+            .await?
+            .ports;
+        for port in open
+            .into_iter()
+            .filter(|port| port.kind() == v1::port::Kind::Pod)
+        {
+            if !self.desired().ports.contains(&port.name) {
+                info!(port = port.name, "closing a port that no attachment needs");
+                close_port(connected.connection.clone(), &port.name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends changes as they come, all that wait together. Returns why it ended.
+    async fn follow(&self, connected: &mut Connected, changes: &mut Changes) -> SessionError {
+        loop {
+            let first = tokio::select! {
+                change = changes.0.recv() => change,
+                ended = connected.ended() => return ended,
+            };
+            let Some(first) = first else {
+                return SessionError::Away("the agent ends".into());
+            };
+            let mut batch = vec![first];
+            while let Ok(change) = changes.0.try_recv() {
+                batch.push(change);
+            }
+            if let Err(error) = self.apply_batch(connected, batch).await {
+                return error;
+            }
+        }
+    }
+
+    /// Applies changes as one transaction; if that is refused, one by one, so that a bad change
+    /// fails alone. An error means that the session is lost.
+    async fn apply_batch(
+        &self,
+        connected: &mut Connected,
+        batch: Vec<Change>,
+    ) -> Result<(), SessionError> {
+        let mode = v1::transaction_part::Mode::Delta;
+        if batch.len() > 1 {
+            // The last word on each object counts.
+            let mut merged: BTreeMap<ObjectKey, Option<v1::Object>> = BTreeMap::new();
+            for change in &batch {
+                merged.extend(change.deletes.iter().map(|key| (key.clone(), None)));
+                merged.extend(
+                    change
+                        .upserts
+                        .iter()
+                        .map(|o| (identify(o), Some(o.clone()))),
+                );
+            }
+            let mut upserts = Vec::new();
+            let mut deletes = Vec::new();
+            for (key, object) in merged {
+                match object {
+                    Some(object) => upserts.push(object),
+                    None => deletes.push(key),
+                }
+            }
+            match self.apply(connected, mode, upserts, deletes).await {
+                Ok(_) => {
+                    for change in batch {
+                        let _ = change.acknowledge.send(Ok(()));
+                    }
+                    return Ok(());
+                }
+                Err(error @ SessionError::Refused { .. }) if !lost(&error) => {}
+                Err(error) => {
+                    for change in batch {
+                        let _ = change.acknowledge.send(Err(error.clone()));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        for change in batch {
+            let result = self
+                .apply(connected, mode, change.upserts, change.deletes)
+                .await;
+            let ended = result.as_ref().err().filter(|error| lost(error)).cloned();
+            let _ = change.acknowledge.send(result.map(|_| ()));
+            if let Some(error) = ended {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(
+        &self,
+        connected: &mut Connected,
+        mode: v1::transaction_part::Mode,
+        upserts: Vec<v1::Object>,
+        deletes: Vec<ObjectKey>,
+    ) -> Result<v1::TransactionReply, SessionError> {
+        connected.revision += 1;
+        let session = connected.connection.session;
+        let parts = parts(session, connected.revision, mode, upserts, deletes);
+        let mut client = connected.connection.client.clone();
+        let reply = timed(
+            "apply a transaction",
+            client.apply(tokio_stream::iter(parts)),
+        )
+        .await?;
+        connected.revision = connected.revision.max(reply.revision);
+        Ok(reply)
+    }
+}
+
+impl Connected {
+    /// Waits until the datapath has ended.
+    pub async fn ended(&mut self) -> SessionError {
+        let mut end = [0];
+        // Nothing is ever sent on this line, so any answer is its end.
+        let _ = self.line.read(&mut end).await;
+        SessionError::Away("seine-datapath has ended".into())
+    }
+}
+
+/// Whether an error means that this session has ended: the datapath is gone or has another master.
+fn lost(error: &SessionError) -> bool {
+    match error {
+        SessionError::Away(_) => true,
+        SessionError::Refused { code, .. } => *code == tonic::Code::FailedPrecondition,
+        SessionError::Busy => false,
+    }
+}
+
+async fn open_port(mut connection: Connection, name: &str) -> Result<v1::Port, SessionError> {
+    let request = v1::OpenPortRequest {
+        session: connection.session,
+        name: name.into(),
+        interface: name.into(),
+    };
+    timed(
+        &format!("open the port {name}"),
+        connection.client.open_port(request),
+    )
+    .await
+}
+
+async fn close_port(mut connection: Connection, name: &str) -> Result<(), SessionError> {
+    let request = v1::ClosePortRequest {
+        session: connection.session,
+        name: name.into(),
+    };
+    timed(
+        &format!("close the port {name}"),
+        connection.client.close_port(request),
+    )
+    .await
+    .map(|_| ())
+}
+
+/// Waits for an answer, but not for ever, and tells refusals from a datapath that is gone.
+async fn timed<T>(
+    action: &str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, SessionError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => match status.code() {
+            tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown => Err(
+                SessionError::Away(format!("cannot {action}: {}", status.message())),
+            ),
+            code => Err(SessionError::Refused {
+                action: action.into(),
+                message: status.message().into(),
+                code,
+            }),
+        },
+        Err(_) => Err(SessionError::Away(format!(
+            "no answer within {} s to: {action}",
+            CALL_TIMEOUT.as_secs()
+        ))),
+    }
+}

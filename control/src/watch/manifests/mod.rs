@@ -1,0 +1,238 @@
+//! A folder of ordinary Kubernetes manifests, in place of an API server.
+//!
+//! Files ending in .yaml, .yml or .json count; folders below and hidden files do not. A file that
+//! cannot be read as a whole keeps its last good version in force: half of an edit must not take
+//! Nodes away. A file that is gone takes its objects with it. Changes are noticed through inotify,
+//! and by looking again every few seconds, for filesystems that do not tell.
+
+mod parse;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::model::{Cluster, Namespace, Node, Pod};
+pub use parse::ManifestError;
+
+/// Editors and `kubectl` write a file in several steps; what follows within this is one change.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How soon a change is seen where inotify does not tell.
+const RESCAN: Duration = Duration::from_secs(5);
+/// Enough for the manifests of a thousand Pods in one file; a larger one is a mistake.
+const FILE_BYTES_MAX: u64 = 32 << 20;
+/// More files than this in one folder are a mistake as well.
+const FILES_MAX: usize = 10_000;
+
+/// One object of a manifest, in our words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Entry {
+    Node(Node),
+    Namespace(Namespace),
+    Pod(Pod),
+}
+
+/// What tells one version of a file from another without reading it.
+type Stamp = (SystemTime, u64, u64);
+
+struct Source {
+    stamp: Stamp,
+    /// The last good version.
+    entries: Vec<Entry>,
+}
+
+/// A folder and what was last read from it.
+pub struct Folder {
+    path: PathBuf,
+    sources: BTreeMap<PathBuf, Source>,
+    /// Kinds that were reported as ignored.
+    ignored: BTreeSet<String>,
+}
+
+impl Folder {
+    /// A folder that was not read yet.
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            sources: BTreeMap::new(),
+            ignored: BTreeSet::new(),
+        }
+    }
+
+    /// Reads what has changed since the last time. Returns the cluster, and the errors of files
+    /// that could not be read now; their last good versions are in the cluster.
+    pub fn scan(&mut self) -> io::Result<(Cluster, Vec<ManifestError>)> {
+        let mut errors = Vec::new();
+        let found = manifest_files(&self.path)?;
+        self.sources.retain(|path, _| found.contains_key(path));
+        for (path, stamp) in found {
+            if self
+                .sources
+                .get(&path)
+                .is_some_and(|source| source.stamp == stamp)
+            {
+                continue;
+            }
+            let read = parse::read(&path, FILE_BYTES_MAX);
+            let source = self.sources.entry(path).or_insert(Source {
+                stamp,
+                entries: Vec::new(),
+            });
+            source.stamp = stamp;
+            match read {
+                Ok(parsed) => {
+                    source.entries = parsed.entries;
+                    for kind in parsed.ignored {
+                        if self.ignored.insert(kind.clone()) {
+                            info!(kind, "manifests of this kind are ignored");
+                        }
+                    }
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        Ok((self.cluster(), errors))
+    }
+
+    /// Everything of every file. Of two objects of one name the one in the first file counts, and
+    /// within a file the first: what is in force does not depend on when a file was written.
+    fn cluster(&self) -> Cluster {
+        let mut cluster = Cluster::default();
+        for (path, source) in &self.sources {
+            for entry in &source.entries {
+                let name = match entry.clone() {
+                    Entry::Node(node) => keep_first(&mut cluster.nodes, node.name.clone(), node),
+                    Entry::Namespace(namespace) => {
+                        keep_first(&mut cluster.namespaces, namespace.name.clone(), namespace)
+                    }
+                    Entry::Pod(pod) => keep_first(&mut cluster.pods, pod.name.clone(), pod),
+                };
+                if let Some(name) = name {
+                    warn!(file = %path.display(), name, "defined twice; the first one counts");
+                }
+            }
+        }
+        cluster
+    }
+}
+
+/// Inserts unless the name is there already; then returns the name.
+fn keep_first<K: Ord + ToString, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Option<String> {
+    if map.contains_key(&key) {
+        return Some(key.to_string());
+    }
+    map.insert(key, value);
+    None
+}
+
+fn manifest_files(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
+    use std::os::unix::fs::MetadataExt;
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_manifest = path.extension().is_some_and(|extension| {
+            ["yaml", "yml", "json"]
+                .iter()
+                .any(|known| extension == *known)
+        });
+        let is_hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        if !is_manifest || is_hidden {
+            continue;
+        }
+        // A file that vanishes between the listing and here is gone, not an error.
+        let Ok(facts) = fs::metadata(&path) else {
+            continue;
+        };
+        if facts.is_file() {
+            let changed = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            files.insert(path, (changed, facts.len(), facts.ino()));
+        }
+        if files.len() > FILES_MAX {
+            return Err(io::Error::other(format!("more than {FILES_MAX} manifests")));
+        }
+    }
+    Ok(files)
+}
+
+/// Reads the folder now and follows it for as long as the process lives.
+pub fn follow(folder: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
+    let mut folder = Folder::new(folder);
+    let (cluster, errors) = folder.scan()?;
+    report(&errors);
+    info!(
+        folder = %folder.path.display(), nodes = cluster.nodes.len(),
+        namespaces = cluster.namespaces.len(), pods = cluster.pods.len(), "read the manifests"
+    );
+    let publish = watch::Sender::new(Arc::new(cluster));
+    let observe = publish.subscribe();
+    tokio::spawn(keep_following(folder, publish));
+    Ok(observe)
+}
+
+async fn keep_following(mut folder: Folder, publish: watch::Sender<Arc<Cluster>>) {
+    // One waiting notice is as good as many.
+    let (notice, mut noticed) = mpsc::channel(1);
+    let path = folder.path.clone();
+    let watcher = notify::recommended_watcher(move |_| {
+        let _ = notice.try_send(());
+    })
+    .and_then(|mut watcher| {
+        watcher.watch(&path, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    if let Err(error) = &watcher {
+        warn!(
+            "cannot watch `{}` ({error}); looking every {} s instead",
+            folder.path.display(),
+            RESCAN.as_secs()
+        );
+    }
+    let mut unreadable = false;
+    loop {
+        if let Ok(Some(())) = tokio::time::timeout(RESCAN, noticed.recv()).await {
+            tokio::time::sleep(SETTLE).await;
+            while noticed.try_recv().is_ok() {}
+        }
+        if publish.is_closed() {
+            return;
+        }
+        match folder.scan() {
+            Ok((cluster, errors)) => {
+                unreadable = false;
+                report(&errors);
+                publish.send_if_modified(|current| {
+                    let changed = **current != cluster;
+                    if changed {
+                        *current = Arc::new(cluster);
+                    }
+                    changed
+                });
+            }
+            Err(error) if !unreadable => {
+                unreadable = true;
+                error!(
+                    "cannot read the manifests in `{}`: {error}; what was read last stays in force",
+                    folder.path.display()
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn report(errors: &[ManifestError]) {
+    for error in errors {
+        error!("{error}; the last good version of this file stays in force");
+    }
+}
+
+#[cfg(test)]
+mod tests;
