@@ -271,10 +271,10 @@ impl Packet<'_> {
     pub(crate) fn set_ttl(&mut self, ttl: u8) {
         let v6 = self.facts.ip.is_some_and(|ip| ip.is_v6());
         let payload = self.payload_mut();
-        if v6 {
-            Ipv6::parse_mut(payload).map(|mut view| view.set_hop_limit(ttl));
-        } else {
-            Ipv4::parse_mut(payload).map(|mut view| view.set_ttl(ttl));
+        if v6 && let Some(mut view) = Ipv6::parse_mut(payload) {
+            view.set_hop_limit(ttl);
+        } else if !v6 && let Some(mut view) = Ipv4::parse_mut(payload) {
+            view.set_ttl(ttl);
         }
     }
 
@@ -282,10 +282,10 @@ impl Packet<'_> {
     pub(crate) fn set_traffic_class(&mut self, class: u8) {
         let v6 = self.facts.ip.is_some_and(|ip| ip.is_v6());
         let payload = self.payload_mut();
-        if v6 {
-            Ipv6::parse_mut(payload).map(|mut view| view.set_traffic_class(class));
-        } else {
-            Ipv4::parse_mut(payload).map(|mut view| view.set_traffic_class(class));
+        if v6 && let Some(mut view) = Ipv6::parse_mut(payload) {
+            view.set_traffic_class(class);
+        } else if !v6 && let Some(mut view) = Ipv4::parse_mut(payload) {
+            view.set_traffic_class(class);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! is believed: the peer is known by its underlay address, and may speak for its own Pod ranges
 //! only. The underlay is trusted not to forge source addresses (docs/THREATS.md).
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use foldhash::quality::FixedState;
@@ -192,9 +192,8 @@ impl Outer {
 /// fragments, which have to take the same path.
 fn flow_hash(packet: &Packet<'_>, seed: u64) -> Result<u64, DropReason> {
     let ip = packet.ip()?;
-    let mut hasher = FixedState::with_seed(seed).build_hasher();
-    (ip.source, ip.destination, ip.protocol, ip.ports(packet.payload())).hash(&mut hasher);
-    Ok(hasher.finish())
+    let flow = (ip.source, ip.destination, ip.protocol, ip.ports(packet.payload()));
+    Ok(FixedState::with_seed(seed).hash_one(flow))
 }
 
 #[cfg(test)]

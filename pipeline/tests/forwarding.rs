@@ -208,7 +208,7 @@ fn an_unresolved_next_hop_drops_what_is_tunnelled() {
 }
 
 /// Leaves only the pseudo-header's sum in the checksum field, as a Pod's kernel does.
-fn partial(frame: &mut Vec<u8>) {
+fn partial(frame: &mut [u8]) {
     let upper = if frame[12..14] == [8, 0] { 34 } else { 54 };
     let protocol = if upper == 34 { frame[23] } else { frame[20] };
     let offset = upper + if protocol == 6 { 16 } else { 6 };
@@ -227,10 +227,13 @@ fn a_pods_unfinished_checksum_is_known_and_finished_inside_the_tunnel() {
     for v6 in [false, true] {
         for (probe, offset) in [(tcp as fn() -> _, 16), (udp, 6)] {
             let mut node = Node::with_pods(["a", "b"]);
-            node.send(probe().from("a").to("b").payload_bytes(77).in_v6(v6).edit(partial));
+            node.send(
+                probe().from("a").to("b").payload_bytes(77).in_v6(v6).edit(|frame| partial(frame)),
+            );
             let start = if v6 { 54 } else { 34 };
             assert_eq!(node.checksum, Checksum::Partial { start, offset });
-            let fate = node.send(probe().from("a").to("remote").in_v6(v6).edit(partial));
+            let fate =
+                node.send(probe().from("a").to("remote").in_v6(v6).edit(|frame| partial(frame)));
             assert_eq!(node.checksum, Checksum::Complete);
             see(&fate.left_by("uplink")[50..]);
             node.assert_changed(["outputs.b +1", "outputs.uplink +1"]);
@@ -253,9 +256,10 @@ fn an_unfinished_checksum_is_not_believed_from_the_tunnel() {
 fn the_gateways_unfinished_checksum_survives_until_somebody_finishes_it() {
     let mut node = Node::with_pods(["a"]);
     let said = Checksum::Partial { start: 34, offset: 16 };
-    node.send(tcp().from("gateway").to("a").edit(partial).checksum(said)).left_by("a");
+    node.send(tcp().from("gateway").to("a").edit(|frame| partial(frame)).checksum(said))
+        .left_by("a");
     assert_eq!(node.checksum, said);
-    let probe = tcp().from("gateway").to("remote").edit(partial).checksum(said);
+    let probe = tcp().from("gateway").to("remote").edit(|frame| partial(frame)).checksum(said);
     see(&node.send(probe).left_by("uplink")[50..]);
     node.assert_changed(["outputs.a +1", "outputs.uplink +1"]);
 }
@@ -346,7 +350,7 @@ fn the_node_hears_of_the_mtu_from_its_next_hop() {
 }
 
 /// Clears Don't Fragment.
-fn fragmentable(frame: &mut Vec<u8>) {
+fn fragmentable(frame: &mut [u8]) {
     frame[20] = 0;
     let sum = u16::from_be_bytes([frame[24], frame[25]]);
     // 0x4000 less under the sum is 0x4000 more in it.
@@ -358,7 +362,7 @@ fn fragmentable(frame: &mut Vec<u8>) {
 #[test]
 fn what_may_be_fragmented_is_too_big_without_an_answer() {
     let mut node = Node::with_pods(["a"]);
-    node.send(udp().from("a").to("remote").payload_bytes(2000).edit(fragmentable));
+    node.send(udp().from("a").to("remote").payload_bytes(2000).edit(|frame| fragmentable(frame)));
     node.assert_changed(["drops.a.PacketTooBig +1"]);
 }
 

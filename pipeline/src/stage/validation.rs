@@ -127,15 +127,18 @@ impl SpoofGuard {
             context.note(format_args!("{} has {mac} only", speaker.name()));
             return Err(DropReason::SpoofedSource);
         }
-        if !speaker.owns(ip.source) && !link_scoped(&ip) {
-            context.note(format_args!("{} does not own {}", speaker.name(), ip.source));
-            return Err(DropReason::SpoofedSource);
-        }
         match speaker {
-            Speaker::Endpoint(endpoint) => {
-                context.note(format_args!("{} owns {}", endpoint.name, ip.source));
+            _ if link_scoped(&ip) => {
+                context.note(format_args!("{} may be any interface's, on its link", ip.source));
             }
             Speaker::Gateway(_) => context.note(format_args!("the gateway may send from anywhere")),
+            Speaker::Endpoint(endpoint) if speaker.owns(ip.source) => {
+                context.note(format_args!("{} owns {}", endpoint.name, ip.source));
+            }
+            Speaker::Endpoint(endpoint) => {
+                context.note(format_args!("{} does not own {}", endpoint.name, ip.source));
+                return Err(DropReason::SpoofedSource);
+            }
         }
         Ok(if ip.is_v6() { Verdict::Next } else { Verdict::Goto(TableId::L3Forwarding) })
     }

@@ -10,11 +10,13 @@ use hashbrown::HashTable;
 /// Parts of the table. A change copies one: kilobytes, in a table of a hundred thousand entries.
 const CHUNKS: usize = 256;
 
+type Chunk<K, E> = Arc<HashTable<(K, E)>>;
+
 /// Finds an entry by its whole key.
 #[derive(Clone, Debug)]
 pub struct Exact<K, E> {
     hasher: FixedState,
-    chunks: Arc<[Arc<HashTable<(K, E)>>]>,
+    chunks: Arc<[Chunk<K, E>]>,
     len: usize,
 }
 

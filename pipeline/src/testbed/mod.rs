@@ -20,6 +20,8 @@
     reason = "a test that describes what cannot be should fail at that place"
 )]
 
+mod judge;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -31,6 +33,8 @@ use crate::run::{Context, run};
 use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
 use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
+
+pub use judge::assert_sound;
 
 /// Bytes in front of every packet sent here, as AF_XDP leaves them.
 pub const HEADROOM: usize = 256;
@@ -260,6 +264,9 @@ impl Node {
     }
 }
 
+/// Changes a finished frame.
+type Edit = Box<dyn Fn(&mut Vec<u8>)>;
+
 /// A packet to send.
 pub struct Probe {
     from: String,
@@ -272,7 +279,7 @@ pub struct Probe {
     payload_bytes: usize,
     ttl: u8,
     checksum: Checksum,
-    edits: Vec<Box<dyn Fn(&mut Vec<u8>)>>,
+    edits: Vec<Edit>,
 }
 
 /// A datagram.
