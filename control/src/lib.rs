@@ -5,6 +5,8 @@
 //! [`datapath_session`] brings that into force in `seine-datapath`, and [`host_network`] in the
 //! node's kernel. [`attach`] serves the CNI plugin through [`cni_server`], with addresses from
 //! [`ipam`] and a record on disk in [`attachments`]. [`agent`] puts it together.
+//!
+//! [`ctl`] is `seinectl`, the operator's command.
 
 pub mod agent;
 pub mod attach;
@@ -12,6 +14,7 @@ pub mod attachments;
 pub mod cni_server;
 pub mod compile;
 pub mod configuration;
+pub mod ctl;
 pub mod datapath_session;
 pub mod host_network;
 pub mod ipam;
