@@ -31,6 +31,8 @@ pub struct Interface {
     pub mtu: usize,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether somebody is at the far end; for a tap, whether a process has it open.
+    pub carrier: bool,
     /// Queues in use in both directions.
     pub queues: usize,
     /// How an XDP program is attached.
@@ -55,6 +57,7 @@ impl Interface {
             mac: Mac::default(),
             mtu: 0,
             up: link.header.flags.contains(LinkFlags::Up),
+            carrier: false,
             queues: 0,
             attach_mode: AttachMode::None,
             program: 0,
@@ -67,6 +70,7 @@ impl Interface {
                     interface.mac = Mac(bytes.try_into().map_err(|_| failed(other))?);
                 }
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu as usize,
+                LinkAttribute::Carrier(carrier) => interface.carrier = carrier != 0,
                 LinkAttribute::NumRxQueues(count) => receive = count as usize,
                 LinkAttribute::NumTxQueues(count) => transmit = count as usize,
                 LinkAttribute::Xdp(facts) => interface.read_xdp(&facts),

@@ -4,13 +4,15 @@
 //! nothing on the packet path is shared between cores. Each kind of port has its folder or file:
 //!
 //! * [`af_xdp`]: the host end of a Pod's veth, and the node's uplink beside the kernel.
-//! * `tap`: `seine-gw0`, the node's own leg, with a virtio-net header.
-//! * [`memory`], `pcap`: tests, replay, benchmarks.
+//! * [`tap`]: `seine-gw0`, the node's own leg, with a virtio-net header.
+//! * [`memory`], [`pcap`]: tests, replay, benchmarks.
 
 pub mod af_xdp;
 mod interface;
 pub mod memory;
 mod open;
+pub mod pcap;
+pub mod tap;
 
 pub use interface::Interface;
 pub use open::{AttachMode, OpenError, PortFacts};
@@ -69,6 +71,14 @@ pub enum QueueFault {
         queue: u32,
         /// What was seen.
         what: &'static str,
+    },
+    /// A capture file broke.
+    #[error("capture file `{file}`: {reason}")]
+    Capture {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// Reading or writing the device failed in a way that does not pass.
     #[error("input or output on `{interface}` failed with errno {errno}; reopen the port")]

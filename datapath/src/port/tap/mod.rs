@@ -1,0 +1,230 @@
+//! Tap ports: `seine-gw0`, the node's own leg into the Pod network.
+//!
+//! A persistent multi-queue tap with a virtio-net header: it survives a restart of the datapath
+//! with its addresses and routes, and carries checksums unfinished both ways. Segmentation is not
+//! asked for: a 64 KiB segment takes a chain of frames, which [`Frame`](crate::frame::Frame) is
+//! not, so the kernel cuts segments itself.
+//!
+//! Two ways to the device. [`uring`] reads and writes a batch with one system call, and waits for
+//! packets without any. Where io_uring is missing or forbidden, [`plain`] makes one call a packet,
+//! and the counters say so.
+
+#![allow(unsafe_code, reason = "ioctls of /dev/net/tun, and io_uring's buffers")]
+
+mod header;
+mod plain;
+mod uring;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use self::plain::PlainQueue;
+use self::uring::UringQueue;
+use super::interface::Interface;
+use super::open::{OpenError, PortFacts};
+use super::{Queue, QueueFault};
+use crate::frame::{Frame, HEADROOM, Region};
+use crate::netns::Namespace;
+
+/// How often, and how long apart, a device that is in use is tried: a queue of a process that was
+/// killed ends a moment after it.
+const OPEN_TRIES: u32 = 100;
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// What to open.
+#[derive(Clone, Copy, Debug)]
+pub struct TapOptions<'a> {
+    /// Name of the device; made if it is not there.
+    pub interface: &'a str,
+    /// The namespace it is in, or to be in.
+    pub namespace: &'a Namespace,
+    /// Queues: as many as workers.
+    pub queues: usize,
+    /// Whether to use io_uring if the kernel has it.
+    pub io_uring: bool,
+}
+
+/// An open port.
+pub struct TapPort {
+    /// What is known of the device.
+    pub facts: PortFacts,
+    /// Its queues, in order.
+    pub queues: Vec<Box<dyn Queue>>,
+    /// Whether io_uring carries the packets.
+    pub io_uring: bool,
+}
+
+/// Opens a tap, and makes it persistent. It stays when the queues are closed.
+pub fn open(region: &'static Region, options: TapOptions<'_>) -> Result<TapPort, OpenError> {
+    options.namespace.run(|| open_here(region, options))?
+}
+
+/// Removes the tap from the node. One that is not there is no error.
+pub fn remove(namespace: &Namespace, interface: &str) -> Result<(), OpenError> {
+    namespace.run(|| match Interface::read(interface) {
+        Err(OpenError::NoSuchInterface(_)) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => {
+            let file = attach(interface)?;
+            command(&file, libc::TUNSETPERSIST, 0)
+                .map_err(|source| kernel("letting go of the tap", interface, source))
+        }
+    })?
+}
+
+fn open_here(region: &'static Region, options: TapOptions<'_>) -> Result<TapPort, OpenError> {
+    let name = options.interface;
+    wait_until_free(name)?;
+    let mut queues: Vec<Box<dyn Queue>> = Vec::with_capacity(options.queues);
+    let mut rings = options.io_uring;
+    for _ in 0..options.queues {
+        let file = attach(name)?;
+        configure(&file).map_err(|source| kernel("setting up the tap", name, source))?;
+        let device = Device { file, region, name: name.to_owned() };
+        let ring = if rings { UringQueue::ring() } else { None };
+        rings = ring.is_some();
+        queues.push(match ring {
+            Some(ring) => Box::new(UringQueue::new(device, ring)),
+            None => Box::new(PlainQueue::new(device)),
+        });
+    }
+    let interface = Interface::read(name)?;
+    let facts = PortFacts {
+        index: interface.index,
+        mac: interface.mac,
+        mtu: interface.mtu,
+        attach_mode: interface.attach_mode,
+        partial_checksum: true,
+    };
+    Ok(TapPort { facts, queues, io_uring: rings })
+}
+
+/// A tap with carrier has a queue open: two datapaths would each get some of the packets.
+fn wait_until_free(name: &str) -> Result<(), OpenError> {
+    let mut tries = 0;
+    loop {
+        match Interface::read(name) {
+            Err(OpenError::NoSuchInterface(_)) => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(interface) if !interface.carrier => return Ok(()),
+            Ok(_) if tries < OPEN_TRIES => std::thread::sleep(OPEN_PAUSE),
+            Ok(_) => {
+                let source = io::Error::from_raw_os_error(libc::EBUSY);
+                return Err(OpenError::DeviceTaken { interface: name.to_owned(), source });
+            }
+        }
+        tries += 1;
+    }
+}
+
+/// Opens a queue of the tap, which is made if it is not there.
+fn attach(name: &str) -> Result<File, OpenError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    let file = options
+        .open("/dev/net/tun")
+        .map_err(|source| kernel("opening /dev/net/tun", name, source))?;
+    // SAFETY: an all-zero `ifreq` is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (target, byte) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *target = byte as libc::c_char;
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, alive across the call.
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if answer == 0 {
+        return Ok(file);
+    }
+    let source = io::Error::last_os_error();
+    Err(match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EINVAL | libc::E2BIG) => {
+            OpenError::DeviceTaken { interface: name.to_owned(), source }
+        }
+        _ => kernel("opening a queue of the tap", name, source),
+    })
+}
+
+fn configure(file: &File) -> io::Result<()> {
+    command(file, libc::TUNSETPERSIST, 1)?;
+    value(file, libc::TUNSETVNETHDRSZ, header::BYTES as libc::c_int)?;
+    value(file, libc::TUNSETVNETLE, 1)?;
+    command(file, libc::TUNSETOFFLOAD, libc::TUN_F_CSUM as libc::c_ulong)
+}
+
+/// An ioctl whose argument is the number itself.
+fn command(file: &File, request: libc::Ioctl, argument: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the requests passed here take a number, no pointer.
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// An ioctl whose argument is a pointer to an int.
+fn value(file: &File, request: libc::Ioctl, argument: libc::c_int) -> io::Result<()> {
+    // SAFETY: the requests passed here read one int, alive across the call.
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw const argument) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn kernel(action: &'static str, interface: &str, source: io::Error) -> OpenError {
+    OpenError::kernel(action, "CAP_NET_ADMIN", interface, source)
+}
+
+/// What both kinds of queue know of the device.
+struct Device {
+    file: File,
+    region: &'static Region,
+    name: String,
+}
+
+impl Device {
+    /// Where a packet is read to: its header ends where the headroom does.
+    const READ_START: usize = HEADROOM - header::BYTES;
+
+    /// Bytes that a read may take.
+    fn read_bytes(&self) -> usize {
+        self.region.frame_bytes() - Device::READ_START
+    }
+
+    /// Turns what a read of `bytes` bytes left in the frame into a packet. `false` for one that
+    /// was cut: it filled all there was.
+    fn finish_read(&self, frame: &mut Frame, bytes: usize) -> bool {
+        if bytes <= header::BYTES || bytes >= self.read_bytes() {
+            return false;
+        }
+        let len = bytes - header::BYTES;
+        frame.set_range(HEADROOM, len);
+        let head = &frame.buffer()[Device::READ_START..HEADROOM];
+        match header::decode(head, len) {
+            Some(checksum) => frame.checksum = checksum,
+            None => return false,
+        }
+        true
+    }
+
+    /// Puts the header in front of the packet; the range of the buffer to write. `None` for a
+    /// frame that no device takes.
+    fn prepare_write(frame: &mut Frame) -> Option<std::ops::Range<usize>> {
+        const ETHERNET_BYTES: usize = 14;
+        let (start, len, checksum) = (frame.start(), frame.len(), frame.checksum);
+        if len < ETHERNET_BYTES || start < header::BYTES {
+            return None;
+        }
+        let range = start - header::BYTES..start + len;
+        header::encode(checksum, len, &mut frame.buffer_mut()[range.start..start])?;
+        Some(range)
+    }
+
+    /// What an errno of a read or a write means; `None` for what passes.
+    fn fault(&self, errno: i32) -> Option<QueueFault> {
+        match errno {
+            // Nothing there, out of memory, interrupted, or the interface is down.
+            libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS | libc::EINTR | libc::EIO => None,
+            libc::EBADFD => Some(QueueFault::DeviceGone(self.name.clone())),
+            _ => Some(QueueFault::Device { interface: self.name.clone(), errno }),
+        }
+    }
+}
