@@ -13,6 +13,7 @@ use tonic::Status;
 
 use crate::datapath::Datapath;
 use crate::devices::DeviceError;
+use crate::port::OpenError;
 use crate::ports::OpenPort;
 
 /// The largest payload that a trace builds.
@@ -56,10 +57,11 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
 /// How a device's error is answered.
 pub fn device_status(error: &DeviceError, message: String) -> Status {
     match error {
-        DeviceError::NoSuchInterface { .. } => Status::not_found(message),
-        DeviceError::Taken { .. } | DeviceError::Refused { .. } => {
-            Status::failed_precondition(message)
+        DeviceError::Open(OpenError::NoSuchInterface(_)) => Status::not_found(message),
+        DeviceError::Open(OpenError::NoFrames { .. } | OpenError::FrameMemory { .. }) => {
+            Status::resource_exhausted(message)
         }
+        _ => Status::failed_precondition(message),
     }
 }
 

@@ -167,10 +167,10 @@ impl Datapath {
         if let Some(port) = self.ports.by_interface(PortKind::Pod, interface) {
             return Err(taken(port));
         }
-        let device = self.devices.open_pod(name, interface)?;
+        let device = self.devices.open_pod(interface)?;
         let opened = self.open(PortKind::Pod, name, device).await;
         if opened.is_err() {
-            self.devices.close_pod(name);
+            self.devices.close_pod(interface);
         }
         opened
     }
@@ -255,9 +255,10 @@ impl Datapath {
     }
 
     async fn close(&mut self, name: &str) -> Result<(), PortError> {
-        let Some(id) = self.ports.find(name).map(|port| port.id) else { return Ok(()) };
+        let Some(port) = self.ports.find(name) else { return Ok(()) };
+        let (id, interface) = (port.id, port.interface.clone());
         self.detach(name, id).await?;
-        self.devices.close_pod(name);
+        self.devices.close_pod(&interface);
         Ok(())
     }
 
@@ -280,7 +281,7 @@ impl Datapath {
         let node = self.writer.node();
         let claims = Claims { tunnel_address: node.map(|node| node.tunnel_address) };
         if claims != self.claims {
-            self.devices.claim(&claims)?;
+            self.devices.claim(claims)?;
             self.claims = claims;
         }
         Ok(())

@@ -1,13 +1,13 @@
 //! Where ports come from: the one seam between the process and the machine's network devices.
 //!
-//! The process opens and closes devices through [`Devices`]; on a node that is the kernel's veths,
-//! uplink and tap, in tests it is memory.
+//! The process opens and closes devices through [`Devices`]; on a node that is
+//! [`NodeDevices`](crate::node_devices::NodeDevices), in tests it is memory.
 
 use std::net::IpAddr;
 
-use seine_pipeline::address::Mac;
+use seine_pipeline::address::{Mac, PortKind};
 
-use crate::port::Queue;
+use crate::port::{OpenError, Queue};
 
 /// A device that is open: one queue for each worker.
 pub struct OpenDevice {
@@ -24,37 +24,23 @@ pub struct OpenDevice {
 /// Why a device cannot be opened or steered; the message names the device and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// There is no such interface.
-    #[error("no interface `{interface}` in {place}")]
-    NoSuchInterface {
-        /// The interface.
+    /// It does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The uplink does not take the claims.
+    #[error("cannot claim tunnelled packets on `{interface}`: {source}")]
+    Claim {
+        /// The uplink.
         interface: String,
-        /// The network namespace that was looked into.
-        place: String,
-    },
-    /// Somebody else has it.
-    #[error("`{interface}` is taken: {reason}")]
-    Taken {
-        /// The interface.
-        interface: String,
-        /// By whom, as far as known.
-        reason: String,
-    },
-    /// Anything else that the kernel refused.
-    #[error("cannot use `{interface}`")]
-    Refused {
-        /// The interface.
-        interface: String,
-        /// What the backend said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What the kernel said.
+        source: std::io::Error,
     },
 }
 
-/// Traffic that the uplink takes from the kernel: Geneve from these hosts to this address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Which traffic of the uplink is the datapath's; all else stays the kernel's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// The node's own address on the underlay; none claims nothing.
+    /// Geneve to this address, the node's own on the underlay; none claims nothing.
     pub tunnel_address: Option<IpAddr>,
 }
 
@@ -64,15 +50,15 @@ pub trait Devices: Send + Sync {
     fn ports_namespace(&self) -> String;
 
     /// Opens the host end of a Pod's link.
-    fn open_pod(&mut self, port: &str, interface: &str) -> Result<OpenDevice, DeviceError>;
+    fn open_pod(&mut self, interface: &str) -> Result<OpenDevice, DeviceError>;
 
-    /// Forgets a Pod's device, after its queues were closed. The next packet from it is dropped
-    /// in the kernel, or the device is gone.
-    fn close_pod(&mut self, port: &str);
+    /// Forgets a Pod's device, after its queues were closed. It stays in a namespace that forwards
+    /// nothing, until it is deleted.
+    fn close_pod(&mut self, interface: &str);
 
     /// How the device is attached now, read from the kernel: "native", or empty.
-    fn attach_mode(&self, interface: &str, kind: seine_pipeline::address::PortKind) -> String;
+    fn attach_mode(&self, interface: &str, kind: PortKind) -> String;
 
     /// Says what the uplink takes from the kernel.
-    fn claim(&mut self, claims: &Claims) -> Result<(), DeviceError>;
+    fn claim(&mut self, claims: Claims) -> Result<(), DeviceError>;
 }

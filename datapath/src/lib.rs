@@ -10,18 +10,23 @@
 //! runs on the main thread.
 
 pub mod answers;
+pub mod check;
+pub mod configuration;
 pub mod counters;
 pub mod crash;
 pub mod datapath;
 pub mod devices;
 pub mod frame;
+pub mod links;
 pub mod machine;
 pub mod netns;
+pub mod next_hop;
 pub mod objects;
 pub mod port;
 pub mod ports;
 pub mod publish;
 pub mod service;
+pub mod supervisor;
 pub mod worker;
 pub mod workers;
 pub mod writer;
