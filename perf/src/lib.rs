@@ -1,1 +1,17 @@
-//! Placeholder while dependencies build.
+//! Measures what Seine does, beside what the kernel does, in one run.
+//!
+//! A [`command`] brings up a [`topology`] with both systems side by side, takes turns between
+//! them, and writes one [`record`] for each thing it saw. The [`report`] makes tables and plots of
+//! records, freshly taken or read from a file: a figure in docs/PERFORMANCE.md is never typed.
+//!
+//! Nothing here is linked into what ships.
+
+pub mod command;
+pub mod machine;
+pub mod noise;
+pub mod output;
+pub mod process;
+pub mod record;
+pub mod report;
+pub mod statistics;
+pub mod topology;

@@ -1,0 +1,6 @@
+//! One file for each thing that can be measured.
+
+pub mod cni_add;
+pub mod idle;
+pub mod memory;
+pub mod netperf;

@@ -1,0 +1,125 @@
+//! `seine-perf`: measures Seine beside the kernel, and makes reports of what it measured.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use seine_perf::command::{cni_add, idle, memory, netperf};
+use seine_perf::output::Output;
+use seine_perf::topology::fillers;
+use seine_perf::{record, report};
+
+const HELP: &str = "\
+Every run brings up its own cluster of network namespaces, with both systems side by side on one
+machine: Seine's real daemons and plugin, and the kernel's bridge and VXLAN with namespaces like
+Pods. The systems are measured in turns, round by round, and who begins changes each round, so
+that a drift of the machine hits both. Tables show medians with least and most, and the CPU time
+that the host took away meanwhile (steal). A difference under 15 % is called not distinguishable
+unless at least six pairs agree on its side.
+
+Run as root, on an otherwise idle machine, from a release build:
+
+  cargo build --release
+  target/release/seine-perf netperf
+  target/release/seine-perf cni-add --pods 50
+  target/release/seine-perf --save idle.jsonl idle --pods 30 --seconds 60
+  target/release/seine-perf report idle.jsonl --plots .
+
+An interrupted run leaves namespaces behind; the next run removes them, and so does
+`seine-e2e down`.";
+
+/// Measures Seine beside the kernel's own way, in one run.
+#[derive(Parser)]
+#[command(name = "seine-perf", version, after_help = HELP)]
+struct Arguments {
+    /// One JSON object a line for every single figure, instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Also write those JSON lines into this file, for `report`.
+    #[arg(long, global = true)]
+    save: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// netperf between Pods, on one node and across, beside the bridge and VXLAN.
+    ///
+    /// The client runs on core 0, its server on core 1; Seine's two workers of each node share
+    /// these cores. CPU is counted for the daemons and for the whole machine.
+    Netperf(netperf::Arguments),
+    /// Latency of CNI ADD and DEL, beside Debian's `bridge` plugin with `host-local`.
+    ///
+    /// First one by one, the systems taking turns Pod by Pod; then all at once.
+    CniAdd(cni_add::Arguments),
+    /// CPU of idle daemons, then the first packet after a rest, beside the bridge.
+    Idle(idle::Arguments),
+    /// Resident and locked memory of each daemon, with more and more Pods.
+    Memory(memory::Arguments),
+    /// Tables and plots of what was saved; measures nothing.
+    Report {
+        /// Files written by --save.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Write plots as SVG into this folder.
+        #[arg(long)]
+        plots: Option<PathBuf>,
+    },
+    /// Fills a core until the parent is gone.
+    #[command(hide = true)]
+    Fill,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("seine-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { json, save, command } = arguments;
+    let begin = || Output::begin(json, save.as_deref());
+    let mut output = match command {
+        Command::Fill => {
+            fillers::fill();
+            return Ok(());
+        }
+        Command::Report { files, plots } => return report(&files, plots, json),
+        Command::Netperf(_) | Command::CniAdd(_) | Command::Idle(_) | Command::Memory(_) => {
+            begin()?
+        }
+    };
+    match command {
+        Command::Netperf(arguments) => netperf::run(&arguments, &mut output)?,
+        Command::CniAdd(arguments) => cni_add::run(&arguments, &mut output)?,
+        Command::Idle(arguments) => idle::run(&arguments, &mut output)?,
+        Command::Memory(arguments) => memory::run(&arguments, &mut output)?,
+        Command::Fill | Command::Report { .. } => {}
+    }
+    output.end();
+    Ok(())
+}
+
+fn report(files: &[PathBuf], plots: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+    let records = record::read(files)?;
+    if let Some(folder) = plots {
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        for path in report::write_plots(&records, &folder)? {
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    if json {
+        for record in &records {
+            println!("{}", serde_json::to_string(record)?);
+        }
+    } else {
+        println!("{}", report::tables(&records));
+    }
+    Ok(())
+}
