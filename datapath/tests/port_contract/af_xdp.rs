@@ -1,1 +1,437 @@
+//! What only AF_XDP ports promise: programs that outlive their process, claims beside the kernel,
+//! frame memory shared between namespaces.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use seine_datapath::frame::{Batch, FrameCache, Region};
+use seine_datapath::netns::Namespace;
+use seine_datapath::port::af_xdp::{self, AfXdpOptions, AfXdpPort, Claim, FrameMemory};
+use seine_datapath::port::{AttachMode, Interface, OpenError, Queue, QueueFault};
+use seine_pipeline::address::PortKind;
+use seine_pipeline::packet::Checksum;
+
+use crate::device::{Pod, RawWire, readable, run};
+use crate::suite::{partial_udp, sum};
+use crate::{Sample, Wire};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to watch for what must not come.
+const SILENCE: Duration = Duration::from_millis(100);
+
+fn open(memory: &FrameMemory, pod: &Pod, kind: PortKind) -> Result<AfXdpPort, OpenError> {
+    open_queues(memory, pod, kind, 1)
+}
+
+fn open_queues(
+    memory: &FrameMemory,
+    pod: &Pod,
+    kind: PortKind,
+    queues: usize,
+) -> Result<AfXdpPort, OpenError> {
+    let namespace = &pod.ports.namespace;
+    let options = AfXdpOptions { interface: "host", namespace, queues, pins: &pod.pins, kind };
+    af_xdp::open(memory, options)
+}
+
+fn memory(pod: &Pod) -> (&'static Region, FrameMemory) {
+    let region = Region::map(4096, 2048).unwrap();
+    (region, FrameMemory::register(region, &pod.ports.namespace).unwrap())
+}
+
+/// Receives until there is something, or the time is over.
+fn receive(queue: &mut dyn Queue, frames: &mut FrameCache, patience: Duration) -> Vec<Sample> {
+    let deadline = Instant::now() + patience;
+    let mut batch = Batch::new();
+    while batch.is_empty() && Instant::now() < deadline {
+        queue.receive(frames, &mut batch);
+    }
+    let sample = |bytes: &[u8], checksum| Sample { bytes: bytes.to_vec(), checksum };
+    let received = batch.iter().map(|frame| sample(frame.bytes(), frame.checksum)).collect();
+    batch.drain(..).for_each(|frame| frames.free(frame));
+    received
+}
+
+fn transmit(queue: &mut dyn Queue, frames: &mut FrameCache, sample: &Sample) {
+    let mut frame = frames.allocate().unwrap();
+    assert!(frame.fill(&sample.bytes));
+    frame.checksum = sample.checksum;
+    let mut batch = Batch::new();
+    batch.push(frame);
+    queue.transmit(frames, &mut batch);
+    queue.flush(frames);
+    assert!(batch.is_empty());
+}
+
+fn close(port: AfXdpPort, mut frames: FrameCache, region: &Region) {
+    port.queues.into_iter().for_each(|queue| queue.close(&mut frames));
+    drop(frames);
+    assert_eq!(region.free_frames(), region.frames(), "frames were lost or doubled");
+}
+
+/// What arrives at a raw socket within a moment.
+fn arrives(wire: &mut RawWire) -> bool {
+    let deadline = Instant::now() + SILENCE;
+    while Instant::now() < deadline {
+        if wire.collect().is_some() {
+            return true;
+        }
+    }
+    false
+}
+
+fn socket(namespace: &Namespace, address: &str) -> UdpSocket {
+    let socket = namespace.run(|| UdpSocket::bind(address)).unwrap().unwrap();
+    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    socket
+}
+
+fn mac(namespace: &Namespace, interface: &str) -> [u8; 6] {
+    namespace.run(|| Interface::read(interface)).unwrap().unwrap().mac.0
+}
+
+fn delivered(socket: &UdpSocket) -> Option<Vec<u8>> {
+    let mut bytes = [0; 2048];
+    socket.recv(&mut bytes).ok().map(|len| bytes[..len].to_vec())
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn a_datagram_with_an_unfinished_checksum_reaches_the_pods_socket() {
+    let pod = Pod::new(1, 1450);
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let mut port = open(&memory, &pod, PortKind::Pod).unwrap();
+    assert!(port.facts.partial_checksum);
+    let socket = socket(&pod.pod.namespace, "10.99.0.2:9");
+    let target = mac(&pod.pod.namespace, "eth0");
+    let sample = partial_udp(target, b"unfinished");
+    transmit(port.queues[0].as_mut(), &mut frames, &sample);
+    assert_eq!(delivered(&socket).as_deref(), Some(&b"unfinished"[..]));
+    // The same bytes as a finished checksum are wrong, and the pod's kernel says so.
+    let wrong = Sample { checksum: Checksum::Complete, ..sample };
+    transmit(port.queues[0].as_mut(), &mut frames, &wrong);
+    assert_eq!(delivered(&socket), None);
+    close(port, frames, region);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn what_a_pods_socket_leaves_unfinished_is_recognised() {
+    let pod = Pod::new(1, 1450);
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let mut port = open(&memory, &pod, PortKind::Pod).unwrap();
+    let guest = &pod.pod.name;
+    run(&format!("ip -n {guest} neigh add 10.99.0.1 lladdr 02:00:00:00:00:08 dev eth0"));
+    let socket = socket(&pod.pod.namespace, "10.99.0.2:9");
+    socket.send_to(b"payload", "10.99.0.1:9").unwrap();
+    let [datagram] = &receive(port.queues[0].as_mut(), &mut frames, PATIENCE)[..] else {
+        panic!("one datagram was sent");
+    };
+    assert_eq!(datagram.checksum, Checksum::Partial { start: 34, offset: 6 });
+    assert_eq!(&datagram.bytes[42..49], b"payload");
+    close(port, frames, region);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn each_queue_has_its_socket_and_no_packet_is_lost_between_them() {
+    let pod = Pod::new(2, 1450);
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let mut port = open_queues(&memory, &pod, PortKind::Pod, 2).unwrap();
+    run(&format!("ip -n {} neigh add 10.99.0.1 lladdr 02:00:00:00:00:08 dev eth0", pod.pod.name));
+    let socket = socket(&pod.pod.namespace, "10.99.0.2:9");
+    let mut by_queue = [0, 0];
+    for target in 0..40 {
+        // Another flow each, so another queue every now and then.
+        socket.send_to(b"payload", ("10.99.0.1", 1000 + target)).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let before: usize = by_queue.iter().sum();
+        while by_queue.iter().sum::<usize>() == before && Instant::now() < deadline {
+            for (queue, count) in port.queues.iter_mut().zip(&mut by_queue) {
+                *count += receive(queue.as_mut(), &mut frames, Duration::ZERO).len();
+                let mut batch = Batch::new();
+                queue.receive(&mut frames, &mut batch);
+                *count += batch.len();
+                batch.drain(..).for_each(|frame| frames.free(frame));
+            }
+        }
+    }
+    assert_eq!(by_queue.iter().sum::<usize>(), 40);
+    assert!(by_queue.iter().all(|&count| count > 0), "{by_queue:?}");
+    close(port, frames, region);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn a_device_that_is_removed_is_named_and_its_frames_come_back() {
+    let pod = Pod::new(1, 1450);
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let mut port = open(&memory, &pod, PortKind::Pod).unwrap();
+    let queue = port.queues[0].as_mut();
+    transmit(queue, &mut frames, &Sample::numbered(1, 100));
+    run(&format!("ip -n {} link delete host", pod.ports.name));
+    // An idle queue learns of it when it is asked.
+    queue.stats();
+    assert_eq!(queue.fault(), Some(QueueFault::DeviceGone("host".to_owned())));
+    let refused = queue.stats().refused;
+    transmit(queue, &mut frames, &Sample::numbered(2, 100));
+    assert_eq!(queue.stats().refused, refused + 1);
+    close(port, frames, region);
+    // The name is free for a new device, which the old pins do not hinder.
+    let (host, guest) = (&pod.ports.name, &pod.pod.name);
+    run(&format!("ip -n {host} link add host mtu 1450 type veth peer name eth0 netns {guest}"));
+    let port = open_queues(&memory, &pod, PortKind::Pod, 1).unwrap();
+    assert!(!port.attachment.reused());
+    close(port, FrameCache::new(region), region);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn a_device_removed_while_sending_is_named() {
+    let pod = Pod::new(1, 1450);
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let mut port = open(&memory, &pod, PortKind::Pod).unwrap();
+    run(&format!("ip -n {} link delete host", pod.ports.name));
+    transmit(port.queues[0].as_mut(), &mut frames, &Sample::numbered(1, 100));
+    let gone = QueueFault::DeviceGone("host".to_owned());
+    assert_eq!(port.queues[0].fault(), Some(gone));
+    close(port, frames, region);
+}
+
+/// Not a test of its own: what [`a_killed_process_leaves_a_program_that_drops`] kills.
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn child_that_holds_a_port() {
+    let Ok(names) = std::env::var("SEINE_PORT_CONTRACT_CHILD") else { return };
+    let (ports, pins) = names.split_once(' ').unwrap();
+    let namespace = Namespace::named(ports).unwrap();
+    let region = Region::map(4096, 2048).unwrap();
+    let memory = FrameMemory::register(region, &namespace).unwrap();
+    let options = AfXdpOptions {
+        interface: "host",
+        namespace: &namespace,
+        queues: 1,
+        pins: Path::new(pins),
+        kind: PortKind::Pod,
+    };
+    let _port = af_xdp::open(&memory, options).unwrap();
+    println!("\nholding");
+    std::io::stdout().flush().unwrap();
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn a_killed_process_leaves_a_program_that_drops() {
+    let pod = Pod::new(1, 1450);
+    let mut sender = RawWire::open(&pod.pod.namespace, "eth0");
+    let mut host = RawWire::open(&pod.ports.namespace, "host");
+    let sample = Sample::numbered(1, 100);
+    assert!(sender.send(&sample) && arrives(&mut host), "without a program the kernel sees it");
+
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "af_xdp::child_that_holds_a_port", "--include-ignored", "--nocapture"])
+        .env("SEINE_PORT_CONTRACT_CHILD", format!("{} {}", pod.ports.name, pod.pins.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "holding"), "the child opened the port");
+    assert!(sender.send(&sample) && !arrives(&mut host));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(sender.send(&sample) && !arrives(&mut host), "after kill -9 it still drops");
+
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let mut port = open(&memory, &pod, PortKind::Pod).unwrap();
+    assert!(port.attachment.reused());
+    assert_eq!(port.facts.attach_mode, AttachMode::Native);
+    assert!(sender.send(&sample));
+    let received = receive(port.queues[0].as_mut(), &mut frames, PATIENCE);
+    assert_eq!(received, std::slice::from_ref(&sample));
+    for queue in port.queues {
+        queue.close(&mut frames);
+    }
+    assert!(sender.send(&sample) && !arrives(&mut host), "a closed queue drops");
+    port.attachment.detach().unwrap();
+    assert!(sender.send(&sample) && arrives(&mut host), "a detached port is the kernel's");
+    assert!(!pod.pins.join("host").exists(), "no pins are left");
+    drop(frames);
+    assert_eq!(region.free_frames(), region.frames());
+}
+
+/// A UDP packet to 10.99.0.1 (the uplink's own address) or fd99::1, with a good checksum.
+fn udp(target: [u8; 6], version: u8, port: u16, options: bool) -> Sample {
+    let payload = b"tunnelled";
+    let length = 8 + payload.len() as u16;
+    let mut bytes = target.to_vec();
+    bytes.extend([2, 0, 0, 0, 0, 9]);
+    let (addresses, network) = if version == 4 {
+        let words = if options { 6 } else { 5 };
+        bytes.extend([0x08, 0, 0x40 | words, 0]);
+        bytes.extend((u16::from(words) * 4 + length).to_be_bytes());
+        bytes.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 99, 0, 2, 10, 99, 0, 1]);
+        bytes.extend(if options { &[1, 1, 1, 0][..] } else { &[] });
+        let header = !sum(&bytes[14..], 0);
+        bytes[24..26].copy_from_slice(&header.to_be_bytes());
+        (26..34, bytes.len())
+    } else {
+        bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend([17, 64]);
+        for last in [2, 1] {
+            bytes.extend([0xfd, 0x99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        (22..54, bytes.len())
+    };
+    bytes.extend([0x30, 0]);
+    bytes.extend(port.to_be_bytes());
+    bytes.extend(length.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(payload);
+    let pseudo = u32::from(sum(&bytes[addresses], u32::from(length) + 17));
+    let whole = !sum(&bytes[network..], pseudo);
+    bytes[network + 6..network + 8].copy_from_slice(&whole.to_be_bytes());
+    Sample { bytes, checksum: Checksum::Complete }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn the_uplink_takes_what_is_claimed_and_leaves_the_rest_to_the_node() {
+    let pod = Pod::new(1, 1450);
+    let (host, node) = (&pod.ports.name, &pod.ports.namespace);
+    for setting in ["all", "host"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{setting}/disable_ipv6");
+        node.run(|| std::fs::write(path, "0")).unwrap().unwrap();
+    }
+    run(&format!("ip -n {host} address add 10.99.0.1/24 dev host"));
+    run(&format!("ip -n {host} -6 address add fd99::1/64 dev host nodad"));
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let mut port = open(&memory, &pod, PortKind::Uplink).unwrap();
+    assert!(!port.facts.partial_checksum, "on a wire checksums are finished");
+    let queue = port.queues[0].as_mut();
+    let target = mac(node, "host");
+    let mut far = RawWire::open(&pod.pod.namespace, "eth0");
+    let (v4, v6) = (socket(node, "10.99.0.1:6081"), socket(node, "[fd99::1]:6081"));
+    let other = socket(node, "10.99.0.1:22");
+
+    let claim = |address: IpAddr| Claim { address, protocol: 17, port: 6081 };
+    let claims = [claim([10, 99, 0, 1].into()), claim("fd99::1".parse().unwrap())];
+    port.attachment.set_claims(&claims).unwrap();
+    for sample in
+        [udp(target, 4, 6081, false), udp(target, 4, 6081, true), udp(target, 6, 6081, false)]
+    {
+        assert!(far.send(&sample));
+        assert_eq!(receive(queue, &mut frames, PATIENCE), [sample]);
+    }
+    assert_eq!((delivered(&v4), delivered(&v6)), (None, None));
+
+    assert!(far.send(&udp(target, 4, 22, false)));
+    assert!(delivered(&other).is_some(), "another port is the node's");
+    // A fragment that is not the first has no port: its kernel's, which cannot use it alone.
+    let mut fragment = udp(target, 4, 6081, false);
+    fragment.bytes[21] = 1;
+    assert!(far.send(&fragment));
+    assert_eq!(receive(queue, &mut frames, SILENCE), []);
+
+    port.attachment.set_claims(&claims[1..]).unwrap();
+    assert!(far.send(&udp(target, 4, 6081, false)));
+    assert!(delivered(&v4).is_some(), "a claim that was given up is the node's again");
+    port.attachment.set_claims(&claims).unwrap();
+    let AfXdpPort { queues, attachment, .. } = port;
+    queues.into_iter().for_each(|queue| queue.close(&mut frames));
+    assert!(far.send(&udp(target, 4, 6081, false)));
+    assert_eq!(delivered(&v4), None, "without a socket a claim drops");
+    assert!(far.send(&udp(target, 4, 22, false)));
+    assert!(delivered(&other).is_some(), "and the node's traffic passes");
+    attachment.detach().unwrap();
+    drop(frames);
+    assert_eq!(region.free_frames(), region.frames());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn a_frame_moves_between_ports_of_two_namespaces_without_a_copy() {
+    let (near, far) = (Pod::new(1, 1450), Pod::new(1, 1450));
+    let (region, memory) = memory(&near);
+    let mut frames = FrameCache::new(region);
+    let mut from = open(&memory, &near, PortKind::Pod).unwrap();
+    let mut to = open(&memory, &far, PortKind::Pod).unwrap();
+    let mut sender = RawWire::open(&near.pod.namespace, "eth0");
+    let mut receiver = RawWire::open(&far.pod.namespace, "eth0");
+    let sample = Sample::numbered(7, 900);
+    assert!(sender.send(&sample));
+    let mut batch = Batch::new();
+    let deadline = Instant::now() + PATIENCE;
+    while batch.is_empty() && Instant::now() < deadline {
+        from.queues[0].receive(&mut frames, &mut batch);
+    }
+    to.queues[0].transmit(&mut frames, &mut batch);
+    to.queues[0].flush(&mut frames);
+    let mut arrived = None;
+    while arrived.is_none() && Instant::now() < deadline {
+        arrived = receiver.collect();
+    }
+    assert_eq!(arrived, Some(sample));
+    to.queues.into_iter().for_each(|queue| queue.close(&mut frames));
+    close(from, frames, region);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn what_hinders_a_port_is_named_and_leaves_nothing_behind() {
+    let pod = Pod::new(2, 1450);
+    let (region, memory) = memory(&pod);
+    let namespace = &pod.ports.namespace;
+    let options = AfXdpOptions {
+        interface: "host",
+        namespace,
+        queues: 2,
+        pins: &pod.pins,
+        kind: PortKind::Pod,
+    };
+    let error = |options| af_xdp::open(&memory, options).err().expect("it must not open");
+    assert!(matches!(
+        error(AfXdpOptions { interface: "nobody", ..options }),
+        OpenError::NoSuchInterface(name) if name == "nobody"
+    ));
+    assert!(matches!(
+        error(AfXdpOptions { queues: 3, ..options }),
+        OpenError::TooFewQueues { have: 2, want: 3, .. }
+    ));
+    assert!(matches!(
+        error(AfXdpOptions { queues: 1, ..options }),
+        OpenError::TooManyQueues { have: 2, want: 1, .. }
+    ));
+    assert!(matches!(
+        error(AfXdpOptions { pins: Path::new("/tmp"), ..options }),
+        OpenError::NotBpfFileSystem(_)
+    ));
+    run(&format!("ip -n {} link set host mtu 1900", pod.ports.name));
+    assert!(matches!(
+        error(options),
+        OpenError::MtuTooLarge { mtu: 1900, mtu_max: 1774, frame_bytes: 2048, .. }
+    ));
+    run(&format!("ip -n {} link set host mtu 1450", pod.ports.name));
+    assert!(!pod.pins.join("host").exists(), "no pins are left");
+
+    let port = af_xdp::open(&memory, options).unwrap();
+    let elsewhere = pod.pins.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let taken = error(AfXdpOptions { pins: &elsewhere, ..options });
+    assert!(matches!(taken, OpenError::ProgramTaken { .. }), "{taken}");
+    let taken = error(options);
+    assert!(matches!(taken, OpenError::QueueTaken { queue: 0, .. }), "{taken}");
+    assert!(!readable(port.queues[0].wake_source().unwrap(), Duration::ZERO));
+    close(port, FrameCache::new(region), region);
+}

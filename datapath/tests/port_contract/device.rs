@@ -169,10 +169,10 @@ impl Wire for RawWire {
     }
 }
 
-/// Waits until `descriptor` is readable; `false` when it is not within the time.
+/// Waits until `descriptor` is readable or broken, as epoll does; `false` when it is not within the time.
 pub fn readable(descriptor: i32, timeout: Duration) -> bool {
     let mut polled = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, alive across the call.
     let count = unsafe { libc::poll(&raw mut polled, 1, timeout.as_millis() as i32) };
-    count == 1 && polled.revents & libc::POLLIN != 0
+    count == 1 && polled.revents & (libc::POLLIN | libc::POLLERR) != 0
 }

@@ -10,6 +10,7 @@ mod af_xdp;
 mod device;
 mod kinds;
 mod suite;
+mod tap;
 
 use seine_datapath::frame::{FrameCache, Region};
 use seine_datapath::port::Queue;

@@ -19,6 +19,7 @@
 mod attach;
 mod bpf;
 mod checksum;
+mod frame_set;
 mod program;
 mod queue;
 mod ring;

@@ -18,6 +18,7 @@ use seine_pipeline::address::PortKind;
 use seine_pipeline::packet::Checksum;
 
 use super::checksum;
+use super::frame_set::FrameSet;
 use super::socket::{FrameMemory, METADATA_BYTES, Socket};
 use crate::frame::{Batch, Frame, FrameCache, HEADROOM, Region};
 use crate::port::{Queue, QueueFault, QueueStats};
@@ -93,7 +94,7 @@ impl AfXdpQueue {
 
     /// Posts frames up to the level. Without frames it posts none, and the device drops.
     pub fn fill(&mut self, frames: &mut FrameCache) {
-        let missing = self.fill_level.saturating_sub(self.receiving.count);
+        let missing = self.fill_level.saturating_sub(self.receiving.len());
         let room = self.socket.fill.room(missing).min(missing);
         for _ in 0..room {
             let Some(frame) = frames.allocate() else { break };
@@ -108,7 +109,7 @@ impl AfXdpQueue {
 
     /// Whether the kernel holds any frame for packets to come.
     pub fn is_filled(&self) -> bool {
-        self.receiving.count > 0
+        !self.receiving.is_empty()
     }
 
     fn stop(&self, fault: QueueFault) {
@@ -146,7 +147,7 @@ impl AfXdpQueue {
 
     /// Takes back the frames that were sent.
     fn reap(&mut self, frames: &mut FrameCache) {
-        if self.sending.count == 0 || self.socket.completion.available() == 0 {
+        if self.sending.is_empty() || self.socket.completion.available() == 0 {
             return;
         }
         while let Some(address) = self.socket.completion.pop() {
@@ -236,7 +237,7 @@ impl Queue for AfXdpQueue {
         if self.stopped() {
             return;
         }
-        if self.sending.count > 0 {
+        if !self.sending.is_empty() {
             self.flush(frames);
         }
         let returned = self.socket.receive.available();
@@ -330,41 +331,56 @@ impl Queue for AfXdpQueue {
     }
 }
 
-/// Which frames the kernel holds.
-struct FrameSet {
-    words: Vec<u64>,
-    count: u32,
-}
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
 
-impl FrameSet {
-    fn new(frames: usize) -> FrameSet {
-        FrameSet { words: vec![0; frames.div_ceil(64)], count: 0 }
-    }
+    use super::*;
+    use crate::netns::Namespace;
 
-    fn insert(&mut self, index: u32) {
-        let (word, bit) = (index as usize / 64, 1 << (index % 64));
-        assert!(self.words[word] & bit == 0, "frame {index} was posted twice");
-        self.words[word] |= bit;
-        self.count += 1;
-    }
-
-    /// `false` when it was not in the set.
-    fn remove(&mut self, index: u32) -> bool {
-        let bit = 1 << (index % 64);
-        match self.words.get_mut(index as usize / 64) {
-            Some(word) if *word & bit != 0 => {
-                *word &= !bit;
-                self.count -= 1;
-                true
-            }
-            _ => false,
+    /// The kernel answers EINVAL to bad metadata, leaves the descriptor in the ring and completes
+    /// its frame on each kick. `post` never writes such a descriptor, so it is forged here.
+    #[test]
+    #[ignore = "needs CAP_NET_ADMIN"]
+    fn a_descriptor_that_the_kernel_refuses_stops_the_queue_and_no_frame_is_doubled() {
+        let name = format!("seine-refused-{}", std::process::id());
+        let namespace = Namespace::isolated(&name).expect("namespace");
+        for line in ["link add near type veth peer far", "link set near up", "link set far up"] {
+            let ip = format!("-n {name} {line}");
+            let status = Command::new("ip").args(ip.split(' ')).status().expect("ip");
+            assert!(status.success(), "{ip}");
         }
-    }
+        let region = Region::map(512, 2048).expect("memory");
+        let memory = FrameMemory::register(region, &namespace).expect("registration");
+        assert!(memory.metadata());
+        let index = || nix::net::if_::if_nametoindex("near").expect("index");
+        let open = || Socket::open(&memory, "near", index(), 0, 64).expect("socket");
+        let socket = namespace.run(open).expect("enter");
+        let mut frames = FrameCache::new(region);
+        let mut queue = AfXdpQueue::new(socket, &memory, ("near", 0), PortKind::Pod, 1500);
+        queue.fill(&mut frames);
 
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let indexes = |(at, &word): (usize, &u64)| {
-            (0..64u32).filter(move |bit| word >> bit & 1 != 0).map(move |bit| at as u32 * 64 + bit)
-        };
-        self.words.iter().enumerate().flat_map(indexes)
+        let mut frame = frames.allocate().expect("frame");
+        assert!(frame.fill(&[0; 60]));
+        // Beyond the end of the packet.
+        let forged = [METADATA_CHECKSUM, u64::MAX].map(u64::to_ne_bytes).concat();
+        frame.buffer_mut()[HEADROOM - METADATA_BYTES..HEADROOM - 8].copy_from_slice(&forged);
+        let addr = frame.offset() + HEADROOM as u64;
+        queue.sending.insert(frame.release());
+        let options = XDP_TX_METADATA;
+        queue.socket.transmit.push(libc::xdp_desc { addr, len: 60, options });
+        queue.socket.transmit.publish();
+        for _ in 0..4 {
+            queue.flush(&mut frames);
+        }
+        assert!(matches!(queue.fault(), Some(QueueFault::Desynchronised { queue: 0, .. })));
+
+        Box::new(queue).close(&mut frames);
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(frame) = frames.allocate() {
+            assert!(seen.insert(frame.release()), "a frame came back twice");
+        }
+        assert_eq!(seen.len(), 512);
+        Namespace::remove(&name).expect("remove");
     }
 }
