@@ -101,18 +101,20 @@ impl Node {
         self.manifest.addresses.iter().copied().find(|it| it.is_ipv6() == like.is_ipv6())
     }
 
-    /// What the datapath is configured with.
+    /// What the datapath is configured with: two workers, adaptive by default.
     pub fn datapath_configuration(&self) -> String {
-        let directory = self.directory.display();
         format!(
-            "socket = \"{directory}/datapath.sock\"\n\
-             run_directory = \"{directory}/datapath\"\n\
+            "node = \"{}\"\n\
+             run_dir = \"{}\"\n\
              ports_namespace = \"{}\"\n\
-             uplink = \"{UPLINK}\"\n\
-             gateway = \"seine-gw0\"\n\
-             workers = {QUEUES}\n\
-             poll = \"adaptive\"\n",
-            self.ports_namespace.path().display(),
+             [uplink]\n\
+             interface = \"{UPLINK}\"\n\
+             [workers]\n\
+             cores = {:?}\n",
+            self.name(),
+            self.directory.display(),
+            self.ports_namespace.name(),
+            (0..QUEUES).collect::<Vec<_>>(),
         )
     }
 

@@ -181,3 +181,37 @@ impl OvsNode {
         output(command.env("OVS_RUNDIR", &self.directory).args(words))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use crate::cases::{Underlay as Kind, node};
+    use crate::daemon::until;
+    use crate::journal::remove_run;
+    use crate::measure::pings;
+
+    /// Removes the run also when the test fails.
+    struct Removed(String);
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            remove_run(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    #[ignore = "needs CAP_NET_ADMIN"]
+    fn two_open_vswitch_nodes_reach_each_other_so_the_judge_is_sound() {
+        let run = Removed(format!("o{}", std::process::id()));
+        let journal = Journal::create(&run.0).unwrap();
+        let underlay = Underlay::create(&journal).unwrap();
+        let (eight, nine) = (node(8, Kind::Ipv4), node(9, Kind::Ipv4));
+        let one = OvsNode::start(&journal, &underlay, &eight, &[&nine]).unwrap();
+        let two = OvsNode::start(&journal, &underlay, &nine, &[&eight]).unwrap();
+        for address in two.addresses.iter().copied() {
+            until("they reach each other", 10, || pings(&one.pod, address)).unwrap();
+        }
+    }
+}

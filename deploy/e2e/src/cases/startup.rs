@@ -102,9 +102,10 @@ fn queue_taken(stage: &mut Stage) -> Outcome {
     let node = &mut cluster.nodes[0];
     node.start_datapath()?;
     // A second datapath with files of its own, on the same uplink.
-    let text = node.datapath_configuration();
-    let text = text.replace("datapath.sock", "second.sock").replace("/datapath\"", "/second\"");
-    let text = text.replace("-ports", "-second").replace("seine-gw0", "seine-gw9");
+    let directory = node.directory.display().to_string();
+    let text = node.datapath_configuration().replace("-ports", "-second");
+    let text = text.replace(&directory, &format!("{directory}/second"));
+    let text = format!("{text}[gateway]\ninterface = \"seine-gw9\"\n");
     node.write("odd.toml", &text)?;
     node.journal.namespace(&format!("{}-second", node.namespace.name()))?;
     names(&refused(node, "seine-datapath", "odd.toml", &["env"])?, &[UPLINK])
