@@ -69,11 +69,9 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let node = Namespace::current()?;
     let attachments = Arc::new(Attachments::open(&configuration.state_dir)?);
-    let cluster =
-        manifests::follow(&configuration.manifests).map_err(|source| StartError::Manifests {
-            folder: configuration.manifests.clone(),
-            source,
-        })?;
+    let cluster = manifests::follow(&configuration.manifests).map_err(|source| {
+        StartError::Manifests { folder: configuration.manifests.clone(), source }
+    })?;
     let name = concat!("seine-agent ", env!("CARGO_PKG_VERSION"));
     let client = format!("{name} on {}", configuration.node_name);
     let (session, changes) = Session::new(&configuration.datapath_socket, client);
@@ -182,9 +180,7 @@ impl Agent {
         };
         let network = node_network(cluster, &self.configuration.node_name, underlay)
             .map_err(|error| error.to_string())?;
-        self.attachments
-            .set_ranges(&network.local.pod_cidrs)
-            .map_err(|error| error.to_string())?;
+        self.attachments.set_ranges(&network.local.pod_cidrs).map_err(|error| error.to_string())?;
         Ok(network)
     }
 
@@ -193,15 +189,10 @@ impl Agent {
             warn!("{reason}");
         }
         if let Some(gateway) = &hello.gateway {
-            self.plan
-                .send_replace(Some(HostPlan::new(&network, gateway)));
+            self.plan.send_replace(Some(HostPlan::new(&network, gateway)));
         }
         let queues = hello.workers.max(1);
-        self.facts.send_replace(Some(Arc::new(Facts {
-            local: network.local,
-            queues,
-            ports,
-        })));
+        self.facts.send_replace(Some(Arc::new(Facts { local: network.local, queues, ports })));
     }
 
     /// Brings changed manifests into force while a session is.

@@ -157,11 +157,7 @@ impl Attachments {
         let (held, path) = file::hold(folder)?;
         let contents = file::read(&path)?;
         let state = Arc::new(Mutex::new(State {
-            attachments: contents
-                .attachments
-                .into_iter()
-                .map(|a| (a.key.clone(), a))
-                .collect(),
+            attachments: contents.attachments.into_iter().map(|a| (a.key.clone(), a)).collect(),
             pools: Vec::new(),
             next_addresses: contents.next_addresses,
             ports_namespace: contents.ports_namespace,
@@ -170,10 +166,7 @@ impl Attachments {
             let state = state.clone();
             move || lock(&state).contents()
         };
-        Ok(Self {
-            state,
-            writer: Writer::start(path, held, snapshot),
-        })
+        Ok(Self { state, writer: Writer::start(path, held, snapshot) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -184,28 +177,16 @@ impl Attachments {
     /// address that these ranges cannot give: then the former ranges stay.
     pub fn set_ranges(&self, ranges: &[IpNet]) -> Result<(), RecordError> {
         let mut state = self.state();
-        if state
-            .pools
-            .iter()
-            .map(Pool::range)
-            .eq(ranges.iter().map(IpNet::trunc))
-        {
+        if state.pools.iter().map(Pool::range).eq(ranges.iter().map(IpNet::trunc)) {
             return Ok(());
         }
-        let mut pools = ranges
-            .iter()
-            .map(|r| Pool::new(*r))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut pools = ranges.iter().map(|r| Pool::new(*r)).collect::<Result<Vec<_>, _>>()?;
         for attachment in state.attachments.values() {
             for address in &attachment.addresses {
                 let address = address.addr();
-                let conflict = |source| RecordError::Conflict {
-                    key: attachment.key.clone(),
-                    source,
-                };
-                let Some(pool) = pools
-                    .iter_mut()
-                    .find(|pool| pool.range().contains(&address))
+                let conflict =
+                    |source| RecordError::Conflict { key: attachment.key.clone(), source };
+                let Some(pool) = pools.iter_mut().find(|pool| pool.range().contains(&address))
                 else {
                     let range = *ranges.first().ok_or(RecordError::NoRange)?;
                     return Err(conflict(LeaseError::Foreign { address, range }));
@@ -215,9 +196,7 @@ impl Attachments {
         }
         for pool in &mut pools {
             let resumed = state.contents().next_addresses;
-            resumed
-                .into_iter()
-                .for_each(|address| pool.resume_at(address));
+            resumed.into_iter().for_each(|address| pool.resume_at(address));
         }
         state.pools = pools;
         Ok(())
@@ -249,9 +228,7 @@ impl Attachments {
             }
         }
         let attachment = describe(leased);
-        state
-            .attachments
-            .insert(attachment.key.clone(), attachment.clone());
+        state.attachments.insert(attachment.key.clone(), attachment.clone());
         Ok(attachment)
     }
 
@@ -289,11 +266,7 @@ impl Attachments {
 
     /// The range that has no address left, if one has not.
     pub fn exhausted_range(&self) -> Option<IpNet> {
-        self.state()
-            .pools
-            .iter()
-            .find(|pool| pool.is_exhausted())
-            .map(Pool::range)
+        self.state().pools.iter().find(|pool| pool.is_exhausted()).map(Pool::range)
     }
 
     /// Where the host ends of links are, as far as is known.

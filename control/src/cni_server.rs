@@ -7,13 +7,16 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use seine_cni::v1;
 use seine_cni::v1::cni_server::{Cni, CniServer};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::RwLock;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
+use tracing::warn;
 
 use crate::attach::{AttachError, Attached, Attacher, Expected, Request as Attach, default_routes};
 use crate::attachments::AttachmentKey;
@@ -41,10 +44,7 @@ pub async fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     if UnixStream::connect(socket).await.is_ok() {
         return Err(ServeError::Taken(shown));
     }
-    let failed = |source| ServeError::Listen {
-        socket: shown.clone(),
-        source,
-    };
+    let failed = |source| ServeError::Listen { socket: shown.clone(), source };
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
@@ -61,29 +61,54 @@ pub async fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
     Ok(listener)
 }
 
-/// Serves the plugin until `stop` is done; calls under way are finished.
+/// How long calls under way may take to end after `stop`: more than any step may take.
+const LAST_CALLS: Duration = Duration::from_secs(10);
+
+/// Serves the plugin until `stop` is done and the calls under way have ended.
 pub async fn serve(
     listener: UnixListener,
     attacher: Arc<Attacher>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    tonic::transport::Server::builder()
-        .add_service(CniServer::new(Server { attacher }))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
-        .await
+    let calls = Arc::new(RwLock::new(()));
+    let served = tonic::transport::Server::builder()
+        .add_service(CniServer::new(Server { attacher, calls: calls.clone() }))
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    // Calls, not connections: an idle client must not keep the agent from ending.
+    let stopped = async {
+        stop.await;
+        if tokio::time::timeout(LAST_CALLS, calls.write()).await.is_err() {
+            warn!("calls of the CNI plugin did not end within {} s", LAST_CALLS.as_secs());
+        }
+    };
+    tokio::select! {
+        served = served => served,
+        () = stopped => Ok(()),
+    }
 }
 
 struct Server {
     attacher: Arc<Attacher>,
+    /// Shared by every call under way.
+    calls: Arc<RwLock<()>>,
 }
 
-/// Runs `work` whether or not the caller stays.
-async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, Status> {
-    tokio::spawn(work)
-        .await
-        .map_err(|error| Status::internal(format!("the agent failed on this call: {error}")))
+impl Server {
+    /// Runs `work` whether or not the caller stays.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Status> {
+        let call = self.calls.clone().try_read_owned();
+        let call = call.map_err(|_| Status::unavailable("seine-agent is ending"))?;
+        let ended = tokio::spawn(async move {
+            let _call = call;
+            work.await
+        });
+        ended
+            .await
+            .map_err(|error| Status::internal(format!("the agent failed on this call: {error}")))
+    }
 }
 
 #[tonic::async_trait]
@@ -94,13 +119,11 @@ impl Cni for Server {
     ) -> Result<Response<v1::AddReply>, Status> {
         let request = attach(request.into_inner());
         let attacher = self.attacher.clone();
-        let answer = match to_the_end(async move { attacher.add(request).await }).await? {
+        let answer = match self.to_the_end(async move { attacher.add(request).await }).await? {
             Ok(attached) => v1::add_reply::Answer::Attachment(result(&attached)),
             Err(error) => v1::add_reply::Answer::Error(refusal(&error, error.code())),
         };
-        Ok(Response::new(v1::AddReply {
-            answer: Some(answer),
-        }))
+        Ok(Response::new(v1::AddReply { answer: Some(answer) }))
     }
 
     async fn del(
@@ -109,7 +132,7 @@ impl Cni for Server {
     ) -> Result<Response<v1::Reply>, Status> {
         let key = attach(request.into_inner()).key;
         let attacher = self.attacher.clone();
-        let outcome = to_the_end(async move { attacher.del(&key).await }).await?;
+        let outcome = self.to_the_end(async move { attacher.del(&key).await }).await?;
         Ok(reply(outcome, AttachError::code))
     }
 
@@ -117,10 +140,7 @@ impl Cni for Server {
         &self,
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::Reply>, Status> {
-        let v1::CheckRequest {
-            attachment,
-            expected,
-        } = request.into_inner();
+        let v1::CheckRequest { attachment, expected } = request.into_inner();
         let attachment =
             attachment.ok_or_else(|| Status::invalid_argument("attachment is missing"))?;
         let request = attach(attachment);
@@ -136,7 +156,8 @@ impl Cni for Server {
             }
         };
         let attacher = self.attacher.clone();
-        let outcome = to_the_end(async move { attacher.check(&request, expected).await }).await?;
+        let outcome =
+            self.to_the_end(async move { attacher.check(&request, expected).await }).await?;
         Ok(reply(outcome, AttachError::code))
     }
 
@@ -149,35 +170,24 @@ impl Cni for Server {
 }
 
 fn attach(request: v1::AttachRequest) -> Attach {
-    let pod = (!request.pod_name.is_empty()).then(|| PodName {
-        namespace: request.pod_namespace,
-        name: request.pod_name,
-    });
+    let pod = (!request.pod_name.is_empty())
+        .then(|| PodName { namespace: request.pod_namespace, name: request.pod_name });
     Attach {
-        key: AttachmentKey {
-            container_id: request.container_id,
-            interface: request.interface,
-        },
+        key: AttachmentKey { container_id: request.container_id, interface: request.interface },
         netns: request.netns.into(),
         pod,
     }
 }
 
 fn refusal(error: &AttachError, code: u32) -> v1::Error {
-    v1::Error {
-        code,
-        message: error.to_string(),
-        details: error.advice().into(),
-    }
+    v1::Error { code, message: error.to_string(), details: error.advice().into() }
 }
 
 fn reply(
     outcome: Result<(), AttachError>,
     code: impl Fn(&AttachError) -> u32,
 ) -> Response<v1::Reply> {
-    Response::new(v1::Reply {
-        error: outcome.err().map(|error| refusal(&error, code(&error))),
-    })
+    Response::new(v1::Reply { error: outcome.err().map(|error| refusal(&error, code(&error))) })
 }
 
 fn result(attached: &Attached) -> v1::Attachment {
@@ -199,12 +209,9 @@ fn result(attached: &Attached) -> v1::Attachment {
         gateway: address.gateway.to_string(),
         interface: 1,
     });
-    let routes = default_routes(&attached.addresses)
-        .into_iter()
-        .map(|(destination, gateway)| v1::Route {
-            destination: destination.to_string(),
-            gateway: gateway.to_string(),
-        });
+    let routes = default_routes(&attached.addresses).into_iter().map(|(destination, gateway)| {
+        v1::Route { destination: destination.to_string(), gateway: gateway.to_string() }
+    });
     v1::Attachment {
         interfaces: vec![host, container],
         ips: ips.collect(),
@@ -215,10 +222,7 @@ fn result(attached: &Attached) -> v1::Attachment {
 /// What a previous result says of the container's interface of that name.
 fn expectation(interface: &str, result: &v1::Attachment) -> Result<Expected, String> {
     let mut expected = Expected::default();
-    let own = result
-        .interfaces
-        .iter()
-        .position(|i| i.name == interface && !i.sandbox.is_empty());
+    let own = result.interfaces.iter().position(|i| i.name == interface && !i.sandbox.is_empty());
     if let Some(own) = own.and_then(|own| result.interfaces.get(own)) {
         if !own.mac.is_empty() {
             expected.mac = Some(own.mac.parse().map_err(|error| format!("{error}"))?);
@@ -240,10 +244,7 @@ fn expectation(interface: &str, result: &v1::Attachment) -> Result<Expected, Str
             .map_err(|_| format!("`{}` is not a destination", route.destination))?;
         let gateway = match route.gateway.as_str() {
             "" => None,
-            text => Some(
-                text.parse()
-                    .map_err(|_| format!("`{text}` is not a gateway"))?,
-            ),
+            text => Some(text.parse().map_err(|_| format!("`{text}` is not a gateway"))?),
         };
         expected.routes.push((destination, gateway));
     }
@@ -276,10 +277,7 @@ mod tests {
                 gateway: "10.10.1.1".into(),
                 interface: 1,
             }],
-            routes: vec![v1::Route {
-                destination: "0.0.0.0/0".into(),
-                gateway: String::new(),
-            }],
+            routes: vec![v1::Route { destination: "0.0.0.0/0".into(), gateway: String::new() }],
         };
         let expected = expectation("eth0", &result).unwrap();
         assert_eq!(expected.mac, Some("02:04:0a:0a:01:02".parse().unwrap()));

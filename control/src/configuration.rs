@@ -125,21 +125,14 @@ impl Configuration {
     /// Reads and checks a file; without a path, the defaults.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigurationError> {
         let text = match path {
-            Some(path) => {
-                std::fs::read_to_string(path).map_err(|source| ConfigurationError::Read {
-                    path: path.to_owned(),
-                    source,
-                })?
-            }
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|source| ConfigurationError::Read { path: path.to_owned(), source })?,
             None => String::new(),
         };
         let shown = path.unwrap_or(Path::new("(none)"));
         let configuration: Self = toml::from_str(&text).map_err(|error| {
             let reason = error.to_string().trim_end().to_owned();
-            ConfigurationError::Parse {
-                path: shown.to_owned(),
-                reason,
-            }
+            ConfigurationError::Parse { path: shown.to_owned(), reason }
         })?;
         configuration.checked()
     }
@@ -151,12 +144,7 @@ impl Configuration {
             "encap",
             &["noEncap", "hybrid", "networkPolicyOnly"],
         )?;
-        one_of(
-            "tunnelType",
-            &self.tunnel_type,
-            "geneve",
-            &["vxlan", "gre", "stt"],
-        )?;
+        one_of("tunnelType", &self.tunnel_type, "geneve", &["vxlan", "gre", "stt"])?;
         let paths = [
             ("manifests", &self.manifests),
             ("datapath_socket", &self.datapath_socket),
@@ -166,11 +154,7 @@ impl Configuration {
         for (key, path) in paths {
             if path.as_os_str().is_empty() {
                 let reason = "a path is needed";
-                return Err(ConfigurationError::Value {
-                    key,
-                    value: String::new(),
-                    reason,
-                });
+                return Err(ConfigurationError::Value { key, value: String::new(), reason });
             }
         }
         if self.default_mtu > u32::from(u16::MAX) {
@@ -202,17 +186,9 @@ fn one_of(
     }
     let value = value.to_owned();
     if later.iter().any(|known| *known == value) {
-        return Err(ConfigurationError::NotYet {
-            key,
-            value,
-            supported,
-        });
+        return Err(ConfigurationError::NotYet { key, value, supported });
     }
-    Err(ConfigurationError::Value {
-        key,
-        value,
-        reason: "not a value that Antrea knows",
-    })
+    Err(ConfigurationError::Value { key, value, reason: "not a value that Antrea knows" })
 }
 
 #[cfg(test)]
@@ -251,10 +227,7 @@ mod tests {
     #[test]
     fn what_antrea_has_and_we_have_not_is_not_yet_there() {
         let error = load("trafficEncapMode = \"noEncap\"").unwrap_err();
-        assert!(
-            matches!(error, ConfigurationError::NotYet { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ConfigurationError::NotYet { .. }), "{error}");
         let error = load("tunnelType = \"carrier-pigeon\"").unwrap_err();
         assert!(matches!(error, ConfigurationError::Value { .. }), "{error}");
     }

@@ -138,11 +138,7 @@ impl Session {
     }
 
     fn connection(&self) -> Result<Connection, SessionError> {
-        let connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         connection.ok_or_else(|| match &*self.state.borrow() {
             SessionState::Away(reason) => SessionError::Away(reason.clone()),
             _ => SessionError::Away("it has just gone".into()),
@@ -161,10 +157,8 @@ impl Session {
     pub fn replace_network(&self, objects: Vec<v1::Object>) -> (Vec<v1::Object>, Vec<ObjectKey>) {
         use v1::object_id::Kind;
         let mut desired = self.desired();
-        let wanted: BTreeMap<ObjectKey, v1::Object> = objects
-            .into_iter()
-            .map(|object| (identify(&object), object))
-            .collect();
+        let wanted: BTreeMap<ObjectKey, v1::Object> =
+            objects.into_iter().map(|object| (identify(&object), object)).collect();
         let deletes: Vec<ObjectKey> = desired
             .objects
             .keys()
@@ -206,16 +200,10 @@ impl Session {
                 return Err(SessionError::Away(reason.clone()));
             }
             self.changes
-                .try_send(Change {
-                    upserts,
-                    deletes,
-                    acknowledge,
-                })
+                .try_send(Change { upserts, deletes, acknowledge })
                 .map_err(|_| SessionError::Busy)?;
         }
-        acknowledged
-            .await
-            .unwrap_or_else(|_| Err(SessionError::Away("it has just gone".into())))
+        acknowledged.await.unwrap_or_else(|_| Err(SessionError::Away("it has just gone".into())))
     }
 
     /// Opens a port on the device of that name, now and after every reconnection.
@@ -268,42 +256,27 @@ impl Session {
         let line = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| format!("`{}`: {error}", self.socket.display()))?;
-        let mut client = seine_datapath_api::connect(&self.socket)
-            .await
-            .map_err(|error| error.to_string())?;
+        let mut client =
+            seine_datapath_api::connect(&self.socket).await.map_err(|error| error.to_string())?;
         let request = v1::HelloRequest {
             client: self.client_name.clone(),
             version: seine_datapath_api::VERSION,
         };
-        let hello = timed("greet", client.hello(request))
-            .await
-            .map_err(|error| error.to_string())?;
-        let connection = Connection {
-            client,
-            session: hello.session,
-        };
+        let hello =
+            timed("greet", client.hello(request)).await.map_err(|error| error.to_string())?;
+        let connection = Connection { client, session: hello.session };
         let revision = hello.revision;
         let hello = Arc::new(hello);
-        *self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
-        self.state
-            .send_replace(SessionState::Connected(hello.clone()));
-        Ok(Connected {
-            hello,
-            connection,
-            revision,
-            line,
-        })
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        self.state.send_replace(SessionState::Connected(hello.clone()));
+        Ok(Connected { hello, connection, revision, line })
     }
 
     /// Brings all that is desired into force, then every change, until the datapath is gone.
     pub async fn serve(&self, mut connected: Connected, changes: &mut Changes) {
         let reason = match self.synchronise(&mut connected, changes).await {
             Ok(()) => {
-                self.state
-                    .send_replace(SessionState::InForce(connected.hello.clone()));
+                self.state.send_replace(SessionState::InForce(connected.hello.clone()));
                 self.follow(&mut connected, changes).await
             }
             Err(error) => error,
@@ -314,14 +287,10 @@ impl Session {
 
     /// Ends a connection that was not served: waiting changes fail.
     pub fn abandon(&self, reason: SessionError, changes: &mut Changes) {
-        *self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // The lock keeps a change from slipping in between the state and the queue.
         let _desired = self.desired();
-        self.state
-            .send_replace(SessionState::Away(reason.to_string()));
+        self.state.send_replace(SessionState::Away(reason.to_string()));
         while let Ok(change) = changes.0.try_recv() {
             // The caller may have been cancelled; then nobody waits.
             let _ = change.acknowledge.send(Err(reason.clone()));
@@ -372,13 +341,8 @@ impl Session {
     /// Closes Pod ports that nobody desires: their Pods went while the agent was away.
     async fn close_strays(&self, connected: &Connected) -> Result<(), SessionError> {
         let mut client = connected.connection.client.clone();
-        let open = timed("list ports", client.list_ports(v1::ListPortsRequest {}))
-            .await?
-            .ports;
-        for port in open
-            .into_iter()
-            .filter(|port| port.kind() == v1::port::Kind::Pod)
-        {
+        let open = timed("list ports", client.list_ports(v1::ListPortsRequest {})).await?.ports;
+        for port in open.into_iter().filter(|port| port.kind() == v1::port::Kind::Pod) {
             if !self.desired().ports.contains(&port.name) {
                 info!(port = port.name, "closing a port that no attachment needs");
                 close_port(connected.connection.clone(), &port.name).await?;
@@ -420,12 +384,7 @@ impl Session {
             let mut merged: BTreeMap<ObjectKey, Option<v1::Object>> = BTreeMap::new();
             for change in &batch {
                 merged.extend(change.deletes.iter().map(|key| (key.clone(), None)));
-                merged.extend(
-                    change
-                        .upserts
-                        .iter()
-                        .map(|o| (identify(o), Some(o.clone()))),
-                );
+                merged.extend(change.upserts.iter().map(|o| (identify(o), Some(o.clone()))));
             }
             let mut upserts = Vec::new();
             let mut deletes = Vec::new();
@@ -452,9 +411,7 @@ impl Session {
             }
         }
         for change in batch {
-            let result = self
-                .apply(connected, mode, change.upserts, change.deletes)
-                .await;
+            let result = self.apply(connected, mode, change.upserts, change.deletes).await;
             let ended = result.as_ref().err().filter(|error| lost(error)).cloned();
             let _ = change.acknowledge.send(result.map(|_| ()));
             if let Some(error) = ended {
@@ -475,11 +432,7 @@ impl Session {
         let session = connected.connection.session;
         let parts = parts(session, connected.revision, mode, upserts, deletes);
         let mut client = connected.connection.client.clone();
-        let reply = timed(
-            "apply a transaction",
-            client.apply(tokio_stream::iter(parts)),
-        )
-        .await?;
+        let reply = timed("apply a transaction", client.apply(tokio_stream::iter(parts))).await?;
         connected.revision = connected.revision.max(reply.revision);
         Ok(reply)
     }
@@ -488,9 +441,9 @@ impl Session {
 impl Connected {
     /// Waits until the datapath has ended.
     pub async fn ended(&mut self) -> SessionError {
-        let mut end = [0];
-        // Nothing is ever sent on this line, so any answer is its end.
-        let _ = self.line.read(&mut end).await;
+        // A gRPC server greets with its settings and then waits for ever.
+        let mut greeting = [0; 256];
+        while let Ok(1..) = self.line.read(&mut greeting).await {}
         SessionError::Away("seine-datapath has ended".into())
     }
 }
@@ -510,24 +463,14 @@ async fn open_port(mut connection: Connection, name: &str) -> Result<v1::Port, S
         name: name.into(),
         interface: name.into(),
     };
-    timed(
-        &format!("open the port {name}"),
-        connection.client.open_port(request),
-    )
-    .await
+    timed(&format!("open the port {name}"), connection.client.open_port(request)).await
 }
 
 async fn close_port(mut connection: Connection, name: &str) -> Result<(), SessionError> {
-    let request = v1::ClosePortRequest {
-        session: connection.session,
-        name: name.into(),
-    };
-    timed(
-        &format!("close the port {name}"),
-        connection.client.close_port(request),
-    )
-    .await
-    .map(|_| ())
+    let request = v1::ClosePortRequest { session: connection.session, name: name.into() };
+    timed(&format!("close the port {name}"), connection.client.close_port(request))
+        .await
+        .map(|_| ())
 }
 
 /// Waits for an answer, but not for ever, and tells refusals from a datapath that is gone.
@@ -538,9 +481,9 @@ async fn timed<T>(
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => match status.code() {
-            tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown => Err(
-                SessionError::Away(format!("cannot {action}: {}", status.message())),
-            ),
+            tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown => {
+                Err(SessionError::Away(format!("cannot {action}: {}", status.message())))
+            }
             code => Err(SessionError::Refused {
                 action: action.into(),
                 message: status.message().into(),

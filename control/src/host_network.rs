@@ -95,11 +95,7 @@ impl HostPlan {
             for (range, gateway) in peer.pod_cidrs.iter().zip(&peer.gateway_addresses) {
                 // A family that this node has no Pods of is not routed.
                 if let Some(source) = source(range) {
-                    routes.push(PeerRoute {
-                        range: *range,
-                        gateway: *gateway,
-                        source,
-                    });
+                    routes.push(PeerRoute { range: *range, gateway: *gateway, source });
                 }
             }
         }
@@ -133,11 +129,7 @@ fn gateway(plan: &HostPlan) -> Result<(), HostNetworkError> {
     let mut netlink = Netlink::open()?;
     let missing = || HostNetworkError::NoGateway(plan.gateway.clone());
     let link = netlink.link(&plan.gateway)?.ok_or_else(missing)?;
-    if plan
-        .addresses
-        .iter()
-        .any(|address| address.addr().is_ipv6())
-    {
+    if plan.addresses.iter().any(|address| address.addr().is_ipv6()) {
         set(&format!("net/ipv6/conf/{}/disable_ipv6", plan.gateway), "0")?;
         set(&format!("net/ipv6/conf/{}/accept_dad", plan.gateway), "0")?;
         set(&format!("net/ipv6/conf/{}/accept_ra", plan.gateway), "0")?;
@@ -188,11 +180,7 @@ fn set(setting: &str, value: &'static str) -> Result<(), HostNetworkError> {
     if std::fs::read_to_string(&path).is_ok_and(|present| present.trim() == value) {
         return Ok(());
     }
-    std::fs::write(&path, value).map_err(|source| HostNetworkError::Setting {
-        path,
-        value,
-        source,
-    })
+    std::fs::write(&path, value).map_err(|source| HostNetworkError::Setting { path, value, source })
 }
 
 fn routes(plan: &HostPlan) -> Result<(), HostNetworkError> {
@@ -214,10 +202,7 @@ fn routes(plan: &HostPlan) -> Result<(), HostNetworkError> {
         .collect();
     let present = netlink.routes()?;
     // Stale ones first: a range may have moved from one peer to another.
-    for route in present
-        .iter()
-        .filter(|route| route.protocol == ROUTE_PROTOCOL)
-    {
+    for route in present.iter().filter(|route| route.protocol == ROUTE_PROTOCOL) {
         if !wanted.iter().any(|other| same(other, route)) {
             info!(destination = %route.destination, "removing a stale route to a peer");
             netlink.delete_route(route)?;
@@ -242,17 +227,6 @@ fn routes(plan: &HostPlan) -> Result<(), HostNetworkError> {
 
 /// Whether two routes are one; the kernel shows `onlink` of IPv6 routes otherwise than it takes it.
 fn same(one: &Route, other: &Route) -> bool {
-    (
-        one.destination,
-        one.gateway,
-        one.interface,
-        one.source,
-        one.protocol,
-    ) == (
-        other.destination,
-        other.gateway,
-        other.interface,
-        other.source,
-        other.protocol,
-    )
+    (one.destination, one.gateway, one.interface, one.source, one.protocol)
+        == (other.destination, other.gateway, other.interface, other.source, other.protocol)
 }

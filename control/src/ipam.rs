@@ -83,13 +83,7 @@ impl Pool {
             IpNet::V4(net) => number(net.broadcast().into()) - 1,
             IpNet::V6(net) => number(net.broadcast().into()),
         };
-        Ok(Self {
-            range,
-            first,
-            last,
-            next: first,
-            leased: BTreeSet::new(),
-        })
+        Ok(Self { range, first, last, next: first, leased: BTreeSet::new() })
     }
 
     /// The range it serves.
@@ -116,11 +110,7 @@ impl Pool {
             .or_else(|| self.free_in(self.first, self.next.saturating_sub(1)))
             .ok_or(LeaseError::Exhausted(self.range))?;
         self.leased.insert(free);
-        self.next = if free == self.last {
-            self.first
-        } else {
-            free + 1
-        };
+        self.next = if free == self.last { self.first } else { free + 1 };
         Ok(address(self.range, free))
     }
 
@@ -143,16 +133,9 @@ impl Pool {
     pub fn restore(&mut self, address: IpAddr) -> Result<(), LeaseError> {
         let wanted = number(address);
         if !self.range.contains(&address) || !(self.first..=self.last).contains(&wanted) {
-            return Err(LeaseError::Foreign {
-                address,
-                range: self.range,
-            });
+            return Err(LeaseError::Foreign { address, range: self.range });
         }
-        if self.leased.insert(wanted) {
-            Ok(())
-        } else {
-            Err(LeaseError::Taken(address))
-        }
+        if self.leased.insert(wanted) { Ok(()) } else { Err(LeaseError::Taken(address)) }
     }
 
     /// Frees an address. Returns whether it was leased.
@@ -182,13 +165,8 @@ mod tests {
     #[test]
     fn network_gateway_and_broadcast_addresses_are_never_given_out() {
         let mut pool = pool("10.0.0.0/29");
-        let given: Vec<String> = (0..5)
-            .map(|_| pool.allocate().unwrap().to_string())
-            .collect();
-        assert_eq!(
-            given,
-            ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
-        );
+        let given: Vec<String> = (0..5).map(|_| pool.allocate().unwrap().to_string()).collect();
+        assert_eq!(given, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
         assert!(pool.is_exhausted());
         assert!(matches!(pool.allocate(), Err(LeaseError::Exhausted(_))));
     }
@@ -220,10 +198,7 @@ mod tests {
             assert!(pool.restore(foreign.parse().unwrap()).is_err(), "{foreign}");
         }
         pool.restore("10.0.0.2".parse().unwrap()).unwrap();
-        assert!(matches!(
-            pool.restore("10.0.0.2".parse().unwrap()),
-            Err(LeaseError::Taken(_))
-        ));
+        assert!(matches!(pool.restore("10.0.0.2".parse().unwrap()), Err(LeaseError::Taken(_))));
     }
 
     #[test]

@@ -57,20 +57,16 @@ impl Namespace {
     pub fn open(path: &Path) -> Result<Self, NamespaceError> {
         let file = File::open(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => NamespaceError::Missing(path.to_owned()),
-            _ => NamespaceError::Open {
-                path: path.to_owned(),
-                source,
-            },
+            _ => NamespaceError::Open { path: path.to_owned(), source },
         })?;
         let is_namespace = nix::sys::statfs::fstatfs(&file)
             .is_ok_and(|facts| facts.filesystem_type() == nix::sys::statfs::NSFS_MAGIC);
         if !is_namespace {
             return Err(NamespaceError::NotANamespace(path.to_owned()));
         }
-        let facts = file.metadata().map_err(|source| NamespaceError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
+        let facts = file
+            .metadata()
+            .map_err(|source| NamespaceError::Open { path: path.to_owned(), source })?;
         Ok(Self {
             identity: (facts.dev(), facts.ino()),
             file: Arc::new(file),
@@ -104,10 +100,7 @@ impl Namespace {
             if error == nix::errno::Errno::EINVAL {
                 NamespaceError::NotANamespace(self.path.clone())
             } else {
-                NamespaceError::Enter {
-                    path: self.path.clone(),
-                    source: error.into(),
-                }
+                NamespaceError::Enter { path: self.path.clone(), source: error.into() }
             }
         })
     }
@@ -143,13 +136,8 @@ impl Namespace {
                 // same.
                 let _ = answer.send(result);
             })
-            .map_err(|source| NamespaceError::Enter {
-                path: self.path.clone(),
-                source,
-            })?;
-        answered
-            .await
-            .unwrap_or_else(|_| Err(NamespaceError::Lost(self.path.clone())))
+            .map_err(|source| NamespaceError::Enter { path: self.path.clone(), source })?;
+        answered.await.unwrap_or_else(|_| Err(NamespaceError::Lost(self.path.clone())))
     }
 }
 
@@ -165,10 +153,7 @@ mod tests {
             Err(NamespaceError::Missing(_))
         ));
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(
-            Namespace::open(file.path()),
-            Err(NamespaceError::NotANamespace(_))
-        ));
+        assert!(matches!(Namespace::open(file.path()), Err(NamespaceError::NotANamespace(_))));
     }
 
     #[test]

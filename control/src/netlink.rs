@@ -131,13 +131,8 @@ impl Netlink {
     pub fn open() -> Result<Self, NetlinkError> {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(NetlinkError::Socket)?;
         socket.bind_auto().map_err(NetlinkError::Socket)?;
-        socket
-            .connect(&SocketAddr::new(0, 0))
-            .map_err(NetlinkError::Socket)?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        socket.connect(&SocketAddr::new(0, 0)).map_err(NetlinkError::Socket)?;
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Opens a socket in `namespace`, whichever namespace the caller is in.
@@ -188,13 +183,9 @@ impl Netlink {
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
-        let request = format!(
-            "make the veth pair `{}` and `{}`",
-            pair.name, pair.peer_name
-        );
+        let request = format!("make the veth pair `{}` and `{}`", pair.name, pair.peer_name);
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        self.exchange(&request, RouteNetlinkMessage::NewLink(near), flags)
-            .map(|_| ())
+        self.exchange(&request, RouteNetlinkMessage::NewLink(near), flags).map(|_| ())
     }
 
     /// Deletes a link. Returns whether there was one.
@@ -217,8 +208,7 @@ impl Netlink {
         message.header.change_mask = LinkFlags::Up;
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         let request = format!("set link {index} up");
-        self.exchange(&request, RouteNetlinkMessage::SetLink(message), NLM_F_ACK)
-            .map(|_| ())
+        self.exchange(&request, RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(|_| ())
     }
 
     /// Gives a link an address, without duplicate address detection: Seine's own records already
@@ -228,14 +218,11 @@ impl Netlink {
         let mut message = address_message(index, address);
         if address.addr().is_ipv6() {
             message.header.flags = AddressHeaderFlags::Nodad;
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
         let request = format!("add the address {address}");
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.exchange(&request, RouteNetlinkMessage::NewAddress(message), flags)
-            .map(|_| ())
+        self.exchange(&request, RouteNetlinkMessage::NewAddress(message), flags).map(|_| ())
     }
 
     /// Takes an address from a link.
@@ -311,10 +298,7 @@ impl Netlink {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0).map_err(NetlinkError::Socket)?;
 
-        let unreadable = |reason: String| NetlinkError::Answer {
-            request: request.into(),
-            reason,
-        };
+        let unreadable = |reason: String| NetlinkError::Answer { request: request.into(), reason };
         let mut answers = Vec::new();
         loop {
             let (datagram, _) = self.socket.recv_from_full().map_err(NetlinkError::Socket)?;
@@ -334,10 +318,7 @@ impl Netlink {
                     NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
                     NetlinkPayload::Error(error) => {
                         let source = error.to_io();
-                        return Err(NetlinkError::Refused {
-                            request: request.into(),
-                            source,
-                        });
+                        return Err(NetlinkError::Refused { request: request.into(), source });
                     }
                     NetlinkPayload::Overrun(_) => {
                         return Err(unreadable("the kernel lost part of it".into()));
@@ -383,16 +364,10 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
     message.header.family = family(address.addr());
     message.header.prefix_len = address.prefix_len();
     message.header.index = index;
-    message
-        .attributes
-        .push(AddressAttribute::Address(address.addr()));
+    message.attributes.push(AddressAttribute::Address(address.addr()));
     if let IpNet::V4(net) = address {
-        message
-            .attributes
-            .push(AddressAttribute::Local(address.addr()));
-        message
-            .attributes
-            .push(AddressAttribute::Broadcast(net.broadcast()));
+        message.attributes.push(AddressAttribute::Local(address.addr()));
+        message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
     }
     message
 }
@@ -426,21 +401,11 @@ fn route_message(route: &Route) -> RouteMessage {
     }
     if route.destination.prefix_len() > 0 {
         let destination = RouteAddress::from(route.destination.network());
-        message
-            .attributes
-            .push(RouteAttribute::Destination(destination));
+        message.attributes.push(RouteAttribute::Destination(destination));
     }
-    message
-        .attributes
-        .push(RouteAttribute::Oif(route.interface));
-    message
-        .attributes
-        .extend(route.gateway.map(|to| RouteAttribute::Gateway(to.into())));
-    message.attributes.extend(
-        route
-            .source
-            .map(|from| RouteAttribute::PrefSource(from.into())),
-    );
+    message.attributes.push(RouteAttribute::Oif(route.interface));
+    message.attributes.extend(route.gateway.map(|to| RouteAttribute::Gateway(to.into())));
+    message.attributes.extend(route.source.map(|from| RouteAttribute::PrefSource(from.into())));
     message
 }
 

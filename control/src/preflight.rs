@@ -9,11 +9,7 @@ use crate::configuration::Configuration;
 /// Capabilities, with their numbers (linux/capability.h) and what they are for.
 const CAPABILITIES: [(u32, &str, &str); 2] = [
     (12, "CAP_NET_ADMIN", "links, addresses and routes"),
-    (
-        21,
-        "CAP_SYS_ADMIN",
-        "entering the network namespaces of Pods",
-    ),
+    (21, "CAP_SYS_ADMIN", "entering the network namespaces of Pods"),
 ];
 
 /// Where programs are besides PATH: a daemon's PATH often lacks the sbin folders.
@@ -70,16 +66,12 @@ pub fn check(configuration: &Configuration) -> Vec<Missing> {
         missing.push(Missing::Nft);
     }
     if let Err(source) = std::fs::read_dir(&configuration.manifests) {
-        missing.push(Missing::Manifests {
-            path: configuration.manifests.clone(),
-            source,
-        });
+        missing.push(Missing::Manifests { path: configuration.manifests.clone(), source });
     }
     let socket_folder = configuration.cni_socket.parent().unwrap_or(Path::new("/"));
-    for (key, folder) in [
-        ("cni_socket", socket_folder),
-        ("state_dir", configuration.state_dir.as_path()),
-    ] {
+    for (key, folder) in
+        [("cni_socket", socket_folder), ("state_dir", configuration.state_dir.as_path())]
+    {
         if let Err((path, source)) = writable(folder) {
             missing.push(Missing::NotWritable { path, key, source });
         }
@@ -106,10 +98,7 @@ fn effective_capabilities(status: &str) -> u64 {
 
 /// Whether a folder, or the nearest one above it that exists, can be written to.
 fn writable(folder: &Path) -> Result<(), (PathBuf, io::Error)> {
-    let existing = folder
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
+    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let failed = |source: io::Error| (existing.to_owned(), source);
     if !existing.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
@@ -134,31 +123,15 @@ mod tests {
             cni_socket: folder.path().join("agent.sock"),
             ..Configuration::default()
         };
-        let lines: Vec<String> = check(&configuration)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert!(
-            lines
-                .iter()
-                .any(|l| l.contains("absent") && l.contains("create it")),
-            "{lines:?}"
-        );
-        assert!(
-            lines
-                .iter()
-                .any(|l| l.contains("file") && l.contains("state_dir")),
-            "{lines:?}"
-        );
+        let lines: Vec<String> = check(&configuration).iter().map(ToString::to_string).collect();
+        assert!(lines.iter().any(|l| l.contains("absent") && l.contains("create it")), "{lines:?}");
+        assert!(lines.iter().any(|l| l.contains("file") && l.contains("state_dir")), "{lines:?}");
         assert!(!lines.iter().any(|l| l.contains("cni_socket")), "{lines:?}");
     }
 
     #[test]
     fn capabilities_are_read_from_the_kernels_words() {
-        assert_eq!(
-            effective_capabilities("Name:\tx\nCapEff:\t0000000000201000\n"),
-            0x20_1000
-        );
+        assert_eq!(effective_capabilities("Name:\tx\nCapEff:\t0000000000201000\n"), 0x20_1000);
         assert_eq!(effective_capabilities("nothing"), 0);
     }
 }

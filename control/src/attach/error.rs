@@ -80,10 +80,9 @@ impl From<SessionError> for AttachError {
             SessionError::Away(reason) => Self::DatapathAway(reason),
             SessionError::Busy => Self::NotReady(error.to_string()),
             // Another agent has taken the session over, or the datapath has just restarted.
-            SessionError::Refused {
-                code: tonic::Code::FailedPrecondition,
-                ..
-            } => Self::NotReady(error.to_string()),
+            SessionError::Refused { code: tonic::Code::FailedPrecondition, .. } => {
+                Self::NotReady(error.to_string())
+            }
             error => Self::Datapath(error),
         }
     }

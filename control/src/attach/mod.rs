@@ -85,14 +85,7 @@ impl Attacher {
         own: Namespace,
     ) -> Self {
         let links = Semaphore::new(LINKS_AT_ONCE_MAX);
-        Self {
-            session,
-            attachments,
-            facts,
-            own,
-            turns: Turns::default(),
-            links,
-        }
+        Self { session, attachments, facts, own, turns: Turns::default(), links }
     }
 
     /// Attaches one interface.
@@ -150,27 +143,17 @@ impl Attacher {
         let pod = self.pod_namespace(&request.netns)?;
         let expected = expected.with(&attachment);
         let interface = request.key.interface.clone();
-        pod.run(move || pod_link::compare(&interface, &expected))
-            .await??;
+        pod.run(move || pod_link::compare(&interface, &expected)).await??;
         let facts = self.ready()?;
         let port = attachment.port.clone();
-        facts
-            .ports
-            .run(move || pod_link::compare_host_end(&port))
-            .await??;
+        facts.ports.run(move || pod_link::compare_host_end(&port)).await??;
         let ports = self.session.list_ports().await?;
         let open = ports.iter().find(|port| port.name == attachment.port);
         match open {
-            None => Err(AttachError::Differs(format!(
-                "the port {} is closed",
-                attachment.port
-            ))),
-            Some(port) if port.endpoint != attachment.endpoint => {
-                Err(AttachError::Differs(format!(
-                    "the port {} has no endpoint {}",
-                    port.name, attachment.endpoint
-                )))
-            }
+            None => Err(AttachError::Differs(format!("the port {} is closed", attachment.port))),
+            Some(port) if port.endpoint != attachment.endpoint => Err(AttachError::Differs(
+                format!("the port {} has no endpoint {}", port.name, attachment.endpoint),
+            )),
             Some(_) => Ok(()),
         }
     }
@@ -236,12 +219,10 @@ impl Attacher {
         match (state, self.facts.borrow().clone()) {
             (SessionState::InForce(_), Some(facts)) => Ok(facts),
             (SessionState::Away(reason), _) => Err(AttachError::DatapathAway(reason)),
-            (SessionState::Connected(_), Some(_)) => Err(AttachError::NotReady(
-                "the datapath is being synchronised".into(),
-            )),
-            (_, None) => Err(AttachError::NotReady(
-                "this node's network is not known yet".into(),
-            )),
+            (SessionState::Connected(_), Some(_)) => {
+                Err(AttachError::NotReady("the datapath is being synchronised".into()))
+            }
+            (_, None) => Err(AttachError::NotReady("this node's network is not known yet".into())),
         }
     }
 
@@ -272,10 +253,7 @@ impl Attacher {
             None => format!("_/{}/{}", request.key.container_id, request.key.interface),
         };
         // A Pod's next sandbox may come before the last one is deleted; each keeps its own name.
-        if self
-            .attachments
-            .any(|attachment| attachment.endpoint == name)
-        {
+        if self.attachments.any(|attachment| attachment.endpoint == name) {
             name = format!("{name}@{port}");
         }
         Ok(self.attachments.reserve(|addresses| Attachment {
@@ -322,14 +300,8 @@ impl Attacher {
         let host_mac = made?;
         recorded?;
         self.session.open_port(&attachment.port).await?;
-        self.session
-            .change(vec![endpoint(attachment)], Vec::new())
-            .await?;
-        Ok(Attached {
-            attachment: attachment.clone(),
-            host_mac,
-            addresses,
-        })
+        self.session.change(vec![endpoint(attachment)], Vec::new()).await?;
+        Ok(Attached { attachment: attachment.clone(), host_mac, addresses })
     }
 
     /// Takes everything of an attachment away, in the order that keeps its address safe.
@@ -352,11 +324,7 @@ impl Attacher {
             Some(facts) => facts.ports.clone(),
             // Before the first contact with the datapath: where the host ends were last time. If
             // that is gone, so are they.
-            None => match self
-                .attachments
-                .ports_namespace()
-                .map(|path| Namespace::open(&path))
-            {
+            None => match self.attachments.ports_namespace().map(|path| Namespace::open(&path)) {
                 Some(Ok(ports)) => ports,
                 _ => return Ok(()),
             },
@@ -383,19 +351,11 @@ pub fn default_routes(addresses: &[PodAddress]) -> Vec<(IpNet, std::net::IpAddr)
 /// The name of an attachment's host end and port: unique on the node, and the same every time.
 fn port_name(key: &AttachmentKey) -> String {
     // FNV-1a, 64 bit: it only has to spread; a collision is refused by name.
-    let bytes = key
-        .container_id
-        .bytes()
-        .chain([0])
-        .chain(key.interface.bytes());
+    let bytes = key.container_id.bytes().chain([0]).chain(key.interface.bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    format!(
-        "{}{:014x}",
-        pod_link::PORT_PREFIX,
-        hash & 0x00ff_ffff_ffff_ffff
-    )
+    format!("{}{:014x}", pod_link::PORT_PREFIX, hash & 0x00ff_ffff_ffff_ffff)
 }
 
 #[cfg(test)]

@@ -52,10 +52,7 @@ impl PodRoute {
             IpAddr::V4(_) => Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into(),
             IpAddr::V6(_) => Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        Self {
-            destination,
-            gateway,
-        }
+        Self { destination, gateway }
     }
 }
 
@@ -70,14 +67,8 @@ pub(super) fn check_interface_name(name: &str) -> Result<(), AttachError> {
     let wrong = name.is_empty()
         || name.len() > 15
         || matches!(name, "." | ".." | "lo" | "all" | "default")
-        || name
-            .bytes()
-            .any(|byte| byte == b'/' || byte == b':' || !byte.is_ascii_graphic());
-    if wrong {
-        Err(AttachError::InterfaceName(name.into()))
-    } else {
-        Ok(())
-    }
+        || name.bytes().any(|byte| byte == b'/' || byte == b':' || !byte.is_ascii_graphic());
+    if wrong { Err(AttachError::InterfaceName(name.into())) } else { Ok(()) }
 }
 
 /// Makes the pair and everything in the Pod. Called in the namespace of ports; the thread is in
@@ -92,14 +83,8 @@ pub(super) fn make(link: &PodLink, pod: &Namespace) -> Result<Option<Mac>, Attac
     let host = near.link(&link.port)?.ok_or_else(|| gone(&link.port))?;
     near.set_up(host.index, None)?;
 
-    let own = far
-        .link(&link.interface)?
-        .ok_or_else(|| gone(&link.interface))?;
-    if link
-        .addresses
-        .iter()
-        .any(|address| address.address.addr().is_ipv6())
-    {
+    let own = far.link(&link.interface)?.ok_or_else(|| gone(&link.interface))?;
+    if link.addresses.iter().any(|address| address.address.addr().is_ipv6()) {
         // Runtimes hand over namespaces with IPv6 off; and nobody advertises routes here whom a
         // Pod should believe.
         set(&link.interface, "disable_ipv6", "0")?;
@@ -157,11 +142,7 @@ fn add_veth(
 /// Writes one IPv6 setting of an interface in the calling thread's namespace.
 fn set(interface: &str, setting: &str, value: &'static str) -> Result<(), AttachError> {
     let path = format!("/proc/sys/net/ipv6/conf/{interface}/{setting}");
-    std::fs::write(&path, value).map_err(|source| AttachError::Setting {
-        path,
-        value,
-        source,
-    })
+    std::fs::write(&path, value).map_err(|source| AttachError::Setting { path, value, source })
 }
 
 /// Deletes a host end, and with it the Pod's end. One that is not there is a success.
@@ -172,11 +153,7 @@ pub(super) fn delete(port: &str) -> Result<(), NetlinkError> {
 /// The host ends that are ours.
 pub(super) fn host_ends() -> Result<Vec<String>, NetlinkError> {
     let links = Netlink::open()?.links()?;
-    Ok(links
-        .into_iter()
-        .map(|link| link.name)
-        .filter(|name| is_port_name(name))
-        .collect())
+    Ok(links.into_iter().map(|link| link.name).filter(|name| is_port_name(name)).collect())
 }
 
 /// Whether an interface is there.
@@ -253,18 +230,7 @@ mod tests {
 
     #[test]
     fn names_that_are_no_interface_are_refused() {
-        for wrong in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a:b",
-            "a b",
-            "sixteen-bytes-xx",
-            "lo",
-            "all",
-            "ä",
-        ] {
+        for wrong in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-xx", "lo", "all", "ä"] {
             assert!(check_interface_name(wrong).is_err(), "{wrong}");
         }
         assert!(check_interface_name("eth0.100").is_ok());

@@ -39,24 +39,14 @@ pub(super) fn read(path: &Path) -> Result<Contents, RecordError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
         Err(error) => {
             let reason = error.to_string();
-            return Err(RecordError::File {
-                action: "read",
-                path: path.to_owned(),
-                reason,
-            });
+            return Err(RecordError::File { action: "read", path: path.to_owned(), reason });
         }
     };
-    let damaged = |reason: String| RecordError::Damaged {
-        path: path.to_owned(),
-        reason,
-    };
+    let damaged = |reason: String| RecordError::Damaged { path: path.to_owned(), reason };
     let contents: Contents =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if contents.version != VERSION {
-        return Err(damaged(format!(
-            "version {} instead of {VERSION}",
-            contents.version
-        )));
+        return Err(damaged(format!("version {} instead of {VERSION}", contents.version)));
     }
     Ok(contents)
 }
@@ -75,9 +65,7 @@ fn write(path: &Path, contents: &Contents) -> Result<(), RecordError> {
     file.sync_data().map_err(failed)?;
     fs::rename(&fresh, path).map_err(failed)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed)
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
 /// How far the record on disk has come: the last generation written, and how that went.
@@ -118,11 +106,7 @@ impl Writer {
                 }
             })
         };
-        Self {
-            wanted,
-            written,
-            thread: Some(thread),
-        }
+        Self { wanted, written, thread: Some(thread) }
     }
 
     /// Waits until a write has ended that began after this call.
@@ -136,15 +120,13 @@ impl Writer {
         };
         let mut written = self.written.clone();
         let reached = written.wait_for(|(done, _)| *done >= generation).await;
-        reached
-            .map(|written| written.1.clone())
-            .unwrap_or_else(|_| {
-                Err(RecordError::File {
-                    action: "write",
-                    path: PathBuf::from("attachments.json"),
-                    reason: "its writer has stopped".into(),
-                })
+        reached.map(|written| written.1.clone()).unwrap_or_else(|_| {
+            Err(RecordError::File {
+                action: "write",
+                path: PathBuf::from("attachments.json"),
+                reason: "its writer has stopped".into(),
             })
+        })
     }
 }
 
@@ -166,10 +148,7 @@ fn next(shared: &(Mutex<Wanted>, Condvar), done: u64) -> Option<u64> {
 impl Drop for Writer {
     fn drop(&mut self) {
         let (wanted, changed) = &*self.wanted;
-        wanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stopped = true;
+        wanted.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         changed.notify_one();
         if let Some(thread) = self.thread.take() {
             // A writer that panicked has reported to every waiter by hanging up.

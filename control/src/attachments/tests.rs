@@ -11,10 +11,7 @@ fn describe(container: &str) -> impl FnOnce(Vec<IpNet>) -> Attachment {
         endpoint: format!("_/{container_id}/eth0"),
         port: format!("v{container_id}"),
         mac: Mac::of_pod(addresses[0].addr()),
-        key: AttachmentKey {
-            container_id,
-            interface: "eth0".into(),
-        },
+        key: AttachmentKey { container_id, interface: "eth0".into() },
         addresses,
         mtu: 1450,
         detaching: false,
@@ -40,12 +37,7 @@ async fn leases_survive_a_restart_and_are_never_given_twice() {
     attachments.set_ranges(&both).unwrap();
     assert_eq!(attachments.find(&first.key), Some(first.clone()));
     let second = attachments.reserve(describe("b")).unwrap();
-    assert!(
-        second
-            .addresses
-            .iter()
-            .all(|address| !first.addresses.contains(address))
-    );
+    assert!(second.addresses.iter().all(|address| !first.addresses.contains(address)));
     assert_eq!(second.addresses.len(), 2);
 }
 
@@ -69,46 +61,29 @@ async fn the_rotation_goes_on_after_a_restart() {
 fn a_second_agent_and_a_damaged_file_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let attachments = Attachments::open(folder.path()).unwrap();
-    assert!(matches!(
-        Attachments::open(folder.path()),
-        Err(RecordError::Held(_))
-    ));
+    assert!(matches!(Attachments::open(folder.path()), Err(RecordError::Held(_))));
     drop(attachments);
     std::fs::write(folder.path().join("attachments.json"), b"{\"version\": 1").unwrap();
-    assert!(matches!(
-        Attachments::open(folder.path()),
-        Err(RecordError::Damaged { .. })
-    ));
+    assert!(matches!(Attachments::open(folder.path()), Err(RecordError::Damaged { .. })));
     std::fs::write(
         folder.path().join("attachments.json"),
         br#"{"version": 2, "ports_namespace": null, "next_addresses": [], "attachments": []}"#,
     )
     .unwrap();
-    assert!(matches!(
-        Attachments::open(folder.path()),
-        Err(RecordError::Damaged { .. })
-    ));
+    assert!(matches!(Attachments::open(folder.path()), Err(RecordError::Damaged { .. })));
 }
 
 #[test]
 fn ranges_that_would_orphan_a_pod_are_refused_and_the_former_stay() {
     let folder = tempfile::tempdir().unwrap();
     let attachments = Attachments::open(folder.path()).unwrap();
-    assert!(matches!(
-        attachments.reserve(describe("a")),
-        Err(RecordError::NoRange)
-    ));
+    assert!(matches!(attachments.reserve(describe("a")), Err(RecordError::NoRange)));
     attachments.set_ranges(&ranges(&["10.0.0.0/24"])).unwrap();
     attachments.reserve(describe("a")).unwrap();
     let other = ranges(&["10.9.0.0/24"]);
-    assert!(matches!(
-        attachments.set_ranges(&other),
-        Err(RecordError::Conflict { .. })
-    ));
+    assert!(matches!(attachments.set_ranges(&other), Err(RecordError::Conflict { .. })));
     assert!(
-        attachments.reserve(describe("b")).unwrap().addresses[0]
-            .to_string()
-            .starts_with("10.0.0.")
+        attachments.reserve(describe("b")).unwrap().addresses[0].to_string().starts_with("10.0.0.")
     );
 }
 
@@ -116,30 +91,15 @@ fn ranges_that_would_orphan_a_pod_are_refused_and_the_former_stay() {
 fn an_exhausted_family_gives_back_what_the_other_had_leased() {
     let folder = tempfile::tempdir().unwrap();
     let attachments = Attachments::open(folder.path()).unwrap();
-    attachments
-        .set_ranges(&ranges(&["10.0.0.0/24", "fd00::/126"]))
-        .unwrap();
+    attachments.set_ranges(&ranges(&["10.0.0.0/24", "fd00::/126"])).unwrap();
     attachments.reserve(describe("a")).unwrap();
     attachments.reserve(describe("b")).unwrap();
     let error = attachments.reserve(describe("c")).unwrap_err();
-    assert!(
-        matches!(error, RecordError::Lease(LeaseError::Exhausted(_))),
-        "{error}"
-    );
-    assert_eq!(
-        attachments.exhausted_range(),
-        Some("fd00::/126".parse().unwrap())
-    );
+    assert!(matches!(error, RecordError::Lease(LeaseError::Exhausted(_))), "{error}");
+    assert_eq!(attachments.exhausted_range(), Some("fd00::/126".parse().unwrap()));
     let state = attachments.state();
-    let leased = state
-        .attachments
-        .values()
-        .map(|a| a.addresses.len())
-        .sum::<usize>();
+    let leased = state.attachments.values().map(|a| a.addresses.len()).sum::<usize>();
     assert_eq!(leased, 4);
     let mut pool = state.pools[0].clone();
-    assert!(
-        !pool.release("10.0.0.4".parse().unwrap()),
-        "10.0.0.4 was given back"
-    );
+    assert!(!pool.release("10.0.0.4".parse().unwrap()), "10.0.0.4 was given back");
 }

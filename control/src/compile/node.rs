@@ -104,10 +104,7 @@ pub fn node_network(
     name: &str,
     underlay: Underlay,
 ) -> Result<NodeNetwork, NodeError> {
-    let node = cluster
-        .nodes
-        .get(name)
-        .ok_or_else(|| NodeError::Unknown(name.into()))?;
+    let node = cluster.nodes.get(name).ok_or_else(|| NodeError::Unknown(name.into()))?;
     if node.pod_cidrs.is_empty() {
         return Err(NodeError::NoPodCidr(name.into()));
     }
@@ -118,11 +115,7 @@ pub fn node_network(
     let local = LocalNode {
         name: name.into(),
         pod_cidrs: node.pod_cidrs.clone(),
-        gateway_addresses: node
-            .pod_cidrs
-            .iter()
-            .map(|range| gateway_of(*range))
-            .collect(),
+        gateway_addresses: node.pod_cidrs.iter().map(|range| gateway_of(*range)).collect(),
         tunnel_address,
         tunnel_mtu: tunnel_mtu(underlay, tunnel_address, &node.pod_cidrs)?,
     };
@@ -139,11 +132,7 @@ pub fn node_network(
             Err(reason) => left_out.push(reason),
         }
     }
-    Ok(NodeNetwork {
-        local,
-        peers,
-        left_out,
-    })
+    Ok(NodeNetwork { local, peers, left_out })
 }
 
 fn tunnel_mtu(
@@ -151,11 +140,7 @@ fn tunnel_mtu(
     tunnel_address: IpAddr,
     pod_cidrs: &[IpNet],
 ) -> Result<u32, NodeError> {
-    let overhead = if tunnel_address.is_ipv4() {
-        OVERHEAD_IPV4_BYTES
-    } else {
-        OVERHEAD_IPV6_BYTES
-    };
+    let overhead = if tunnel_address.is_ipv4() { OVERHEAD_IPV4_BYTES } else { OVERHEAD_IPV6_BYTES };
     let room = underlay.uplink_mtu.map(|mtu| mtu.saturating_sub(overhead));
     let (mtu, advice) = match (underlay.default_mtu, room) {
         (0, None) => return Err(NodeError::NoMtu),
@@ -163,19 +148,10 @@ fn tunnel_mtu(
         (mtu, _) => (mtu, "change defaultMTU"),
     };
     let has_ipv6 = pod_cidrs.iter().any(|range| range.addr().is_ipv6());
-    let min = if has_ipv6 {
-        MTU_MIN_IPV6_BYTES
-    } else {
-        MTU_MIN_IPV4_BYTES
-    };
+    let min = if has_ipv6 { MTU_MIN_IPV6_BYTES } else { MTU_MIN_IPV4_BYTES };
     let max = room.unwrap_or(u32::from(u16::MAX) - overhead);
     if !(min..=max).contains(&mtu) {
-        return Err(NodeError::Mtu {
-            mtu,
-            min,
-            max,
-            advice,
-        });
+        return Err(NodeError::Mtu { mtu, min, max, advice });
     }
     Ok(mtu)
 }
@@ -189,24 +165,16 @@ fn peer(
     if node.pod_cidrs.is_empty() {
         return Err(format!("Node `{name}` is not reached: it has no podCIDR"));
     }
-    let tunnel_address = node
-        .internal_addresses
-        .iter()
-        .find(|a| a.is_ipv4() == own.is_ipv4())
-        .ok_or_else(|| {
+    let tunnel_address =
+        node.internal_addresses.iter().find(|a| a.is_ipv4() == own.is_ipv4()).ok_or_else(|| {
             format!("Node `{name}` is not reached: no InternalIP of the family of {own}")
         })?;
     if *tunnel_address == own {
-        return Err(format!(
-            "Node `{name}` is not reached: {own} is this node's own address"
-        ));
+        return Err(format!("Node `{name}` is not reached: {own} is this node's own address"));
     }
     for range in &node.pod_cidrs {
         for (other, ranges) in taken {
-            if ranges
-                .iter()
-                .any(|r| r.contains(range) || range.contains(r))
-            {
+            if ranges.iter().any(|r| r.contains(range) || range.contains(r)) {
                 return Err(format!(
                     "Node `{name}` is not reached: its podCIDR {range} overlaps one of `{other}`"
                 ));
@@ -216,11 +184,7 @@ fn peer(
     Ok(PeerNode {
         name: name.clone(),
         pod_cidrs: node.pod_cidrs.clone(),
-        gateway_addresses: node
-            .pod_cidrs
-            .iter()
-            .map(|range| gateway_of(*range))
-            .collect(),
+        gateway_addresses: node.pod_cidrs.iter().map(|range| gateway_of(*range)).collect(),
         tunnel_address: *tunnel_address,
     })
 }
@@ -247,10 +211,7 @@ impl NodeNetwork {
                 tunnel_address: peer.tunnel_address.to_string(),
             })
         });
-        std::iter::once(node)
-            .chain(peers)
-            .map(|kind| v1::Object { kind: Some(kind) })
-            .collect()
+        std::iter::once(node).chain(peers).map(|kind| v1::Object { kind: Some(kind) }).collect()
     }
 }
 
@@ -259,10 +220,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
 
-    const ETHERNET: Underlay = Underlay {
-        uplink_mtu: Some(1500),
-        default_mtu: 0,
-    };
+    const ETHERNET: Underlay = Underlay { uplink_mtu: Some(1500), default_mtu: 0 };
 
     fn cluster(nodes: &[(&str, &[&str], &[&str])]) -> Cluster {
         let nodes = nodes.iter().map(|(name, cidrs, addresses)| {
@@ -273,10 +231,7 @@ mod tests {
             };
             ((*name).into(), node)
         });
-        Cluster {
-            nodes: nodes.collect(),
-            ..Cluster::default()
-        }
+        Cluster { nodes: nodes.collect(), ..Cluster::default() }
     }
 
     #[test]
@@ -287,14 +242,8 @@ mod tests {
         ]);
         let network = node_network(&cluster, "a", ETHERNET).unwrap();
         assert_eq!(network.local.tunnel_mtu, 1450);
-        assert_eq!(
-            texts(&network.local.gateway_addresses),
-            ["10.10.1.1", "fd00:10:1::1"]
-        );
-        assert_eq!(
-            texts(&network.peers[0].gateway_addresses),
-            ["10.10.2.1", "fd00:10:2::1"]
-        );
+        assert_eq!(texts(&network.local.gateway_addresses), ["10.10.1.1", "fd00:10:1::1"]);
+        assert_eq!(texts(&network.peers[0].gateway_addresses), ["10.10.2.1", "fd00:10:2::1"]);
         assert_eq!(network.peers[0].tunnel_address.to_string(), "192.0.2.2");
         assert_eq!(network.objects().len(), 2);
         assert!(network.left_out.is_empty());
@@ -303,40 +252,21 @@ mod tests {
     #[test]
     fn the_mtu_leaves_room_for_an_ipv6_underlay() {
         let cluster = cluster(&[("a", &["10.10.1.0/24"], &["2001:db8::1"])]);
-        assert_eq!(
-            node_network(&cluster, "a", ETHERNET)
-                .unwrap()
-                .local
-                .tunnel_mtu,
-            1430
-        );
+        assert_eq!(node_network(&cluster, "a", ETHERNET).unwrap().local.tunnel_mtu, 1430);
     }
 
     #[test]
     fn an_mtu_that_does_not_fit_the_uplink_is_refused() {
         let cluster = cluster(&[("a", &["10.10.1.0/24", "fd00::/64"], &["192.0.2.1"])]);
         let with = |uplink_mtu, default_mtu| {
-            node_network(
-                &cluster,
-                "a",
-                Underlay {
-                    uplink_mtu,
-                    default_mtu,
-                },
-            )
-            .map(|network| network.local.tunnel_mtu)
+            node_network(&cluster, "a", Underlay { uplink_mtu, default_mtu })
+                .map(|network| network.local.tunnel_mtu)
         };
         assert_eq!(with(Some(1500), 1400), Ok(1400));
         assert_eq!(with(None, 1400), Ok(1400));
         assert_eq!(with(None, 0), Err(NodeError::NoMtu));
-        assert!(matches!(
-            with(Some(1500), 1451),
-            Err(NodeError::Mtu { max: 1450, .. })
-        ));
-        assert!(matches!(
-            with(Some(1300), 0),
-            Err(NodeError::Mtu { mtu: 1250, .. })
-        ));
+        assert!(matches!(with(Some(1500), 1451), Err(NodeError::Mtu { max: 1450, .. })));
+        assert!(matches!(with(Some(1300), 0), Err(NodeError::Mtu { mtu: 1250, .. })));
     }
 
     #[test]
@@ -350,11 +280,7 @@ mod tests {
             ("f", &["10.10.6.0/24"], &["192.0.2.1"]),
         ]);
         let network = node_network(&cluster, "a", ETHERNET).unwrap();
-        let reached: Vec<&str> = network
-            .peers
-            .iter()
-            .map(|peer| peer.name.as_str())
-            .collect();
+        let reached: Vec<&str> = network.peers.iter().map(|peer| peer.name.as_str()).collect();
         assert_eq!(reached, ["e"]);
         assert_eq!(network.left_out.len(), 4);
         assert!(network.left_out[0].contains("overlaps"));

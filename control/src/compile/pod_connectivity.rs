@@ -11,11 +11,7 @@ pub fn endpoint(attachment: &Attachment) -> v1::Object {
             name: attachment.endpoint.clone(),
             port: attachment.port.clone(),
             mac: attachment.mac.bytes().to_vec(),
-            addresses: attachment
-                .addresses
-                .iter()
-                .map(|a| a.addr().to_string())
-                .collect(),
+            addresses: attachment.addresses.iter().map(|a| a.addr().to_string()).collect(),
             mtu: attachment.mtu,
         })),
     }

@@ -39,10 +39,7 @@ pub(super) fn parts(
     let mut part = empty.clone();
     let mut bytes = 0;
     for key in deletes {
-        let id = v1::ObjectId {
-            kind: key.0.into(),
-            name: key.1,
-        };
+        let id = v1::ObjectId { kind: key.0.into(), name: key.1 };
         bytes += id.encoded_len();
         part.deletes.push(id);
         if bytes > PART_BYTES_MAX {
@@ -79,15 +76,9 @@ mod tests {
         let mode = v1::transaction_part::Mode::Full;
         let parts = parts(1, 2, mode, upserts, Vec::new());
         assert_eq!(parts.len(), 3);
-        assert_eq!(
-            parts.iter().map(|part| part.upserts.len()).sum::<usize>(),
-            3000
-        );
+        assert_eq!(parts.iter().map(|part| part.upserts.len()).sum::<usize>(), 3000);
         assert!(parts.iter().all(|part| part.encoded_len() < 4 << 20));
-        assert_eq!(
-            parts.iter().map(|part| part.last).collect::<Vec<_>>(),
-            [false, false, true]
-        );
+        assert_eq!(parts.iter().map(|part| part.last).collect::<Vec<_>>(), [false, false, true]);
     }
 
     #[test]

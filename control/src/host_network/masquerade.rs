@@ -55,17 +55,13 @@ pub(super) fn replace(nft: &Path, plan: &HostPlan) -> Result<(), HostNetworkErro
         .spawn()
         .map_err(HostNetworkError::Nft)?;
     if let Some(mut input) = child.stdin.take() {
-        input
-            .write_all(ruleset(plan).as_bytes())
-            .map_err(HostNetworkError::Nft)?;
+        input.write_all(ruleset(plan).as_bytes()).map_err(HostNetworkError::Nft)?;
     }
     let output = child.wait_with_output().map_err(HostNetworkError::Nft)?;
     if output.status.success() {
         return Ok(());
     }
-    Err(HostNetworkError::NftRefused(
-        String::from_utf8_lossy(&output.stderr).trim().into(),
-    ))
+    Err(HostNetworkError::NftRefused(String::from_utf8_lossy(&output.stderr).trim().into()))
 }
 
 #[cfg(test)]
@@ -80,10 +76,7 @@ mod tests {
             mtu: 1450,
             addresses: Vec::new(),
             routes: Vec::new(),
-            own_ranges: vec![
-                "10.10.1.0/24".parse().unwrap(),
-                "fd00:10:1::/64".parse().unwrap(),
-            ],
+            own_ranges: vec!["10.10.1.0/24".parse().unwrap(), "fd00:10:1::/64".parse().unwrap()],
             cluster_ranges: vec![
                 "10.10.1.0/24".parse().unwrap(),
                 "fd00:10:1::/64".parse().unwrap(),

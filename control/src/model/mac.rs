@@ -44,10 +44,7 @@ impl TryFrom<&[u8]> for Mac {
     type Error = MacError;
 
     fn try_from(bytes: &[u8]) -> Result<Self, MacError> {
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| MacError(format!("{bytes:02x?}")))
+        bytes.try_into().map(Self).map_err(|_| MacError(format!("{bytes:02x?}")))
     }
 }
 
@@ -58,11 +55,7 @@ impl FromStr for Mac {
         let wrong = || MacError(text.into());
         let bytes: Vec<u8> = text
             .split(':')
-            .map(|part| {
-                u8::from_str_radix(part, 16)
-                    .ok()
-                    .filter(|_| part.len() == 2)
-            })
+            .map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2))
             .collect::<Option<_>>()
             .ok_or_else(wrong)?;
         Self::try_from(bytes.as_slice()).map_err(|_| wrong())

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use notify::{RecursiveMode, Watcher};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -58,11 +58,7 @@ pub struct Folder {
 impl Folder {
     /// A folder that was not read yet.
     pub fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            sources: BTreeMap::new(),
-            ignored: BTreeSet::new(),
-        }
+        Self { path: path.to_owned(), sources: BTreeMap::new(), ignored: BTreeSet::new() }
     }
 
     /// Reads what has changed since the last time. Returns the cluster, and the errors of files
@@ -72,18 +68,11 @@ impl Folder {
         let found = manifest_files(&self.path)?;
         self.sources.retain(|path, _| found.contains_key(path));
         for (path, stamp) in found {
-            if self
-                .sources
-                .get(&path)
-                .is_some_and(|source| source.stamp == stamp)
-            {
+            if self.sources.get(&path).is_some_and(|source| source.stamp == stamp) {
                 continue;
             }
             let read = parse::read(&path, FILE_BYTES_MAX);
-            let source = self.sources.entry(path).or_insert(Source {
-                stamp,
-                entries: Vec::new(),
-            });
+            let source = self.sources.entry(path).or_insert(Source { stamp, entries: Vec::new() });
             source.stamp = stamp;
             match read {
                 Ok(parsed) => {
@@ -137,13 +126,9 @@ fn manifest_files(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let is_manifest = path.extension().is_some_and(|extension| {
-            ["yaml", "yml", "json"]
-                .iter()
-                .any(|known| extension == *known)
+            ["yaml", "yml", "json"].iter().any(|known| extension == *known)
         });
-        let is_hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
         if !is_manifest || is_hidden {
             continue;
         }
@@ -165,6 +150,8 @@ fn manifest_files(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
 /// Reads the folder now and follows it for as long as the process lives.
 pub fn follow(folder: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
     let mut folder = Folder::new(folder);
+    // Watched before it is read, so that no change falls between the two.
+    let (watcher, noticed) = watcher(&folder.path);
     let (cluster, errors) = folder.scan()?;
     report(&errors);
     info!(
@@ -173,33 +160,51 @@ pub fn follow(folder: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
     );
     let publish = watch::Sender::new(Arc::new(cluster));
     let observe = publish.subscribe();
-    tokio::spawn(keep_following(folder, publish));
+    tokio::spawn(keep_following(folder, watcher, noticed, publish));
     Ok(observe)
 }
 
-async fn keep_following(mut folder: Folder, publish: watch::Sender<Arc<Cluster>>) {
+/// Something that notices changes, where that is possible, and where it tells of them.
+fn watcher(path: &Path) -> (Option<RecommendedWatcher>, mpsc::Receiver<()>) {
     // One waiting notice is as good as many.
-    let (notice, mut noticed) = mpsc::channel(1);
-    let path = folder.path.clone();
+    let (notice, noticed) = mpsc::channel(1);
     let watcher = notify::recommended_watcher(move |_| {
         let _ = notice.try_send(());
     })
     .and_then(|mut watcher| {
-        watcher.watch(&path, RecursiveMode::NonRecursive)?;
+        watcher.watch(path, RecursiveMode::NonRecursive)?;
         Ok(watcher)
     });
-    if let Err(error) = &watcher {
-        warn!(
-            "cannot watch `{}` ({error}); looking every {} s instead",
-            folder.path.display(),
-            RESCAN.as_secs()
-        );
+    match watcher {
+        Ok(watcher) => (Some(watcher), noticed),
+        Err(error) => {
+            let seconds = RESCAN.as_secs();
+            warn!("cannot watch `{}` ({error}); looking every {seconds} s", path.display());
+            (None, noticed)
+        }
     }
+}
+
+async fn keep_following(
+    mut folder: Folder,
+    watcher: Option<RecommendedWatcher>,
+    mut noticed: mpsc::Receiver<()>,
+    publish: watch::Sender<Arc<Cluster>>,
+) {
+    let mut is_watched = watcher.is_some();
     let mut unreadable = false;
     loop {
-        if let Ok(Some(())) = tokio::time::timeout(RESCAN, noticed.recv()).await {
-            tokio::time::sleep(SETTLE).await;
-            while noticed.try_recv().is_ok() {}
+        if is_watched {
+            match tokio::time::timeout(RESCAN, noticed.recv()).await {
+                Ok(Some(())) => {
+                    tokio::time::sleep(SETTLE).await;
+                    while noticed.try_recv().is_ok() {}
+                }
+                Ok(None) => is_watched = false,
+                Err(_) => {}
+            }
+        } else {
+            tokio::time::sleep(RESCAN).await;
         }
         if publish.is_closed() {
             return;

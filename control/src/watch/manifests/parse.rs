@@ -51,29 +51,18 @@ struct Wrong {
 }
 
 fn wrong(field: impl Into<String>, reason: impl Into<String>) -> Wrong {
-    Wrong {
-        field: field.into(),
-        reason: reason.into(),
-    }
+    Wrong { field: field.into(), reason: reason.into() }
 }
 
 /// Reads a whole file; one wrong document is an error of the file.
 pub(super) fn read(path: &Path, bytes_max: u64) -> Result<Parsed, ManifestError> {
-    let refused = |reason: String| ManifestError::File {
-        file: path.to_owned(),
-        reason,
-    };
-    let size = fs::metadata(path)
-        .map_err(|error| refused(error.to_string()))?
-        .len();
+    let refused = |reason: String| ManifestError::File { file: path.to_owned(), reason };
+    let size = fs::metadata(path).map_err(|error| refused(error.to_string()))?.len();
     if size > bytes_max {
         return Err(refused(format!("{size} bytes are more than {bytes_max}")));
     }
     let text = fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-    let mut parsed = Parsed {
-        entries: Vec::new(),
-        ignored: Vec::new(),
-    };
+    let mut parsed = Parsed { entries: Vec::new(), ignored: Vec::new() };
     // JSON is YAML, so one reader serves both.
     for (index, document) in serde_yaml_ng::Deserializer::from_str(&text).enumerate() {
         let located = |wrong: Wrong| ManifestError::Document {
@@ -104,9 +93,7 @@ fn take(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
     let (version, kind) = (text("apiVersion")?, text("kind")?);
     match (version.as_str(), kind.as_str()) {
         ("v1", "Node") => parsed.entries.push(Entry::Node(node(typed(value)?)?)),
-        ("v1", "Namespace") => parsed
-            .entries
-            .push(Entry::Namespace(namespace(typed(value)?)?)),
+        ("v1", "Namespace") => parsed.entries.push(Entry::Namespace(namespace(typed(value)?)?)),
         ("v1", "Pod") => parsed.entries.push(Entry::Pod(pod(typed(value)?)?)),
         ("v1", "List") => {
             let items = value.get("items").and_then(Value::as_sequence).cloned();
@@ -129,10 +116,9 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Wrong> {
 fn name_of(metadata: &ObjectMeta) -> Result<String, Wrong> {
     match metadata.name.as_deref() {
         Some(name) if is_name(name) => Ok(name.to_owned()),
-        Some(name) => Err(wrong(
-            "metadata.name",
-            format!("`{name}` is not a name that Kubernetes takes"),
-        )),
+        Some(name) => {
+            Err(wrong("metadata.name", format!("`{name}` is not a name that Kubernetes takes")))
+        }
         None => Err(wrong("metadata.name", "is missing")),
     }
 }
@@ -144,9 +130,7 @@ fn is_name(name: &str) -> bool {
     name.len() <= 253
         && edge(name.bytes().next())
         && edge(name.bytes().last())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
 }
 
 fn node(node: core::Node) -> Result<Node, Wrong> {
@@ -159,11 +143,8 @@ fn node(node: core::Node) -> Result<Node, Wrong> {
     };
     let mut pod_cidrs: Vec<ipnet::IpNet> = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        let field = if field == "spec.podCIDR" {
-            field.into()
-        } else {
-            format!("{field}[{index}]")
-        };
+        let field =
+            if field == "spec.podCIDR" { field.into() } else { format!("{field}[{index}]") };
         let cidr: ipnet::IpNet = text
             .parse()
             .map_err(|_| wrong(&field, format!("`{text}` is not a range like 10.10.1.0/24")))?;
@@ -171,22 +152,13 @@ fn node(node: core::Node) -> Result<Node, Wrong> {
             let reason = format!("`{text}` has host bits set; {} is meant", cidr.trunc());
             return Err(wrong(field, reason));
         }
-        if pod_cidrs
-            .iter()
-            .any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4())
-        {
-            return Err(wrong(
-                field,
-                format!("`{text}` is the second range of its family"),
-            ));
+        if pod_cidrs.iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
+            return Err(wrong(field, format!("`{text}` is the second range of its family")));
         }
         pod_cidrs.push(cidr);
     }
     let mut internal_addresses = Vec::new();
-    let addresses = node
-        .status
-        .and_then(|status| status.addresses)
-        .unwrap_or_default();
+    let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
     for (index, address) in addresses.iter().enumerate() {
         if address.type_ == "InternalIP" {
             internal_addresses.push(address.address.parse().map_err(|_| {
@@ -197,19 +169,12 @@ fn node(node: core::Node) -> Result<Node, Wrong> {
             })?);
         }
     }
-    Ok(Node {
-        name,
-        pod_cidrs,
-        internal_addresses,
-    })
+    Ok(Node { name, pod_cidrs, internal_addresses })
 }
 
 fn namespace(namespace: core::Namespace) -> Result<Namespace, Wrong> {
     let name = name_of(&namespace.metadata)?;
-    Ok(Namespace {
-        name,
-        labels: namespace.metadata.labels.unwrap_or_default(),
-    })
+    Ok(Namespace { name, labels: namespace.metadata.labels.unwrap_or_default() })
 }
 
 fn pod(pod: core::Pod) -> Result<Pod, Wrong> {

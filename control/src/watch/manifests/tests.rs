@@ -54,24 +54,15 @@ fn nodes_namespaces_and_pods_are_read_from_yaml_and_json() {
     assert_eq!(errors, []);
     let node = &cluster.nodes["node1"];
     assert_eq!(node.pod_cidrs.len(), 2);
-    assert_eq!(
-        node.internal_addresses,
-        ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]
-    );
-    assert_eq!(
-        cluster.nodes["node2"].pod_cidrs[0].to_string(),
-        "10.10.2.0/24"
-    );
+    assert_eq!(node.internal_addresses, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(cluster.nodes["node2"].pod_cidrs[0].to_string(), "10.10.2.0/24");
     assert!(cluster.namespaces.contains_key("shop"));
     let pod = cluster.pods.values().next().unwrap();
     assert_eq!(
         (pod.name.to_string().as_str(), pod.labels["app"].as_str()),
         ("default/web-0", "web")
     );
-    assert_eq!(
-        folder.ignored.iter().collect::<Vec<_>>(),
-        ["apps/v1/Deployment"]
-    );
+    assert_eq!(folder.ignored.iter().collect::<Vec<_>>(), ["apps/v1/Deployment"]);
 }
 
 #[test]
@@ -83,13 +74,7 @@ fn a_broken_edit_keeps_the_last_good_version_and_says_what_is_wrong() {
     fs::write(&file, TWO_NODES.replace("10.10.2.0/24", "10.10.2.0")).unwrap();
     let (kept, errors) = folder.scan().unwrap();
     assert_eq!(kept, good);
-    let ManifestError::Document {
-        document,
-        field,
-        reason,
-        ..
-    } = &errors[0]
-    else {
+    let ManifestError::Document { document, field, reason, .. } = &errors[0] else {
         panic!("{errors:?}");
     };
     assert_eq!((*document, field.as_str()), (3, "spec.podCIDR"));
@@ -97,10 +82,7 @@ fn a_broken_edit_keeps_the_last_good_version_and_says_what_is_wrong() {
     fs::write(&file, TWO_NODES.replace("10.10.2.0/24", "10.10.9.0/24")).unwrap();
     let (mended, errors) = folder.scan().unwrap();
     assert_eq!(errors, []);
-    assert_eq!(
-        mended.nodes["node2"].pod_cidrs[0].to_string(),
-        "10.10.9.0/24"
-    );
+    assert_eq!(mended.nodes["node2"].pod_cidrs[0].to_string(), "10.10.9.0/24");
     fs::remove_file(&file).unwrap();
     assert!(folder.scan().unwrap().0.nodes.is_empty());
 }
@@ -110,14 +92,8 @@ fn each_mistake_names_its_field() {
     let mistakes = [
         ("kind: Node\nmetadata: {name: n}", "apiVersion"),
         ("apiVersion: v1\nkind: Node\nmetadata: {}", "metadata.name"),
-        (
-            "apiVersion: v1\nkind: Node\nmetadata: {name: Node_1}",
-            "metadata.name",
-        ),
-        (
-            "apiVersion: v1\nkind: Node\nmetadata: {name: n}\nspec: {podCIDR: 7}",
-            "spec.podCIDR",
-        ),
+        ("apiVersion: v1\nkind: Node\nmetadata: {name: Node_1}", "metadata.name"),
+        ("apiVersion: v1\nkind: Node\nmetadata: {name: n}\nspec: {podCIDR: 7}", "spec.podCIDR"),
         (
             "apiVersion: v1\nkind: Node\nmetadata: {name: n}\nspec: {podCIDRs: [10.0.0.1/24]}",
             "spec.podCIDRs[0]",
@@ -148,18 +124,11 @@ fn each_mistake_names_its_field() {
 #[test]
 fn the_first_of_two_definitions_counts_whichever_was_written_last() {
     let (directory, mut folder) = folder();
-    fs::write(
-        directory.path().join("b.yaml"),
-        POD.replace("node1", "node2"),
-    )
-    .unwrap();
+    fs::write(directory.path().join("b.yaml"), POD.replace("node1", "node2")).unwrap();
     folder.scan().unwrap();
     fs::write(directory.path().join("a.yaml"), POD).unwrap();
     let (cluster, _) = folder.scan().unwrap();
-    assert_eq!(
-        cluster.pods.values().next().unwrap().node.as_deref(),
-        Some("node1")
-    );
+    assert_eq!(cluster.pods.values().next().unwrap().node.as_deref(), Some("node1"));
 }
 
 #[tokio::test]
