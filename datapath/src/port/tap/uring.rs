@@ -4,8 +4,8 @@
 //! what is there, and the rest of it says EAGAIN. (That the device is open non-blocking does not
 //! do it: io_uring would wait for such a file on the caller's behalf.) Between batches one poll
 //! request is armed, and `receive` sees in shared memory whether it fired: an idle tap costs no
-//! system call. The ring's own descriptor is the wake source; it polls readable when the poll
-//! request fired, from the first `receive` on.
+//! system call. The wake source is the device, not the ring: with DEFER_TASKRUN the kernel wakes
+//! who polls the ring only when completions are posted, which this thread itself would have to do.
 //!
 //! The ring belongs to the thread that first uses it (SINGLE_ISSUER, which DEFER_TASKRUN wants):
 //! a queue may move to its worker, but from then on stays there; `close` may come from elsewhere.
@@ -274,7 +274,7 @@ impl Queue for UringQueue {
     }
 
     fn wake_source(&self) -> Option<RawFd> {
-        Some(self.ring.as_raw_fd())
+        Some(self.device.file.as_raw_fd())
     }
 
     fn stats(&self) -> QueueStats {
