@@ -22,7 +22,11 @@ const PAYLOAD_BYTES_MAX: u32 = 9000;
 /// A port with its counters, as the API shows it.
 pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
     let totals = port.totals();
-    let (endpoint, endpoint_addresses) = datapath.writer.endpoint_of(port.id).unwrap_or_default();
+    let (endpoint, endpoint_addresses) = match port.kind {
+        PortKind::Pod => datapath.writer.endpoint_of(port.id).unwrap_or_default(),
+        PortKind::Gateway => (String::new(), datapath.writer.gateway_addresses()),
+        PortKind::Uplink => (String::new(), Vec::new()),
+    };
     let kind = match port.kind {
         PortKind::Pod => v1::port::Kind::Pod,
         PortKind::Gateway => v1::port::Kind::Gateway,

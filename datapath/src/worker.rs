@@ -191,6 +191,9 @@ impl Worker {
                 std::hint::spin_loop();
                 continue;
             }
+            if self.settle() {
+                continue;
+            }
             self.rest();
             // One round decides whether to spin again: a wake without a packet costs one look.
             if self.parts.stop.load(Ordering::Relaxed) {
@@ -344,15 +347,23 @@ impl Worker {
         self.parts.frames.free(frame);
     }
 
-    /// Sleeps until something comes. What a device still holds is settled before.
-    fn rest(&mut self) {
+    /// Collects what devices still had under way after the last packets. Says whether there was
+    /// any: then one more look is due before sleep.
+    fn settle(&mut self) -> bool {
+        let mut any = false;
         for index in 0..self.polled.len() {
             if let Some(slot) = &mut self.slots[self.polled[index].index()]
                 && std::mem::take(&mut slot.unsettled)
             {
                 slot.queue.flush(&mut self.parts.frames);
+                any = true;
             }
         }
+        any
+    }
+
+    /// Sleeps until something comes.
+    fn rest(&mut self) {
         self.part_with_faulty();
         self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
         self.parts.counters.rests.add(1);

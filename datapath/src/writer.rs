@@ -242,6 +242,12 @@ impl Writer {
         Some((endpoint.name.clone(), addresses))
     }
 
+    /// The gateway's addresses, once the Node is known.
+    pub fn gateway_addresses(&self) -> Vec<String> {
+        let addresses = self.node().map(|node| node.gateway_addresses).unwrap_or_default();
+        addresses.iter().map(IpAddr::to_string).collect()
+    }
+
     async fn change_port(&mut self, change: Change) -> Result<(), ChangeError> {
         let current = self.publication.current();
         let state = current.state.apply(&[change])?;

@@ -211,6 +211,7 @@ async fn a_full_transaction_keeps_what_is_equal_and_prunes_the_rest_but_no_port(
     assert_eq!(ports["pod2"].endpoint, "default/pod2/eth0");
     assert_eq!(ports["pod2"].endpoint_addresses, ["10.10.1.2"]);
     assert_eq!(ports["pod3"].endpoint, "");
+    assert_eq!(ports["seine-gw0"].endpoint_addresses, ["10.10.1.1"]);
     node.inject("pod2", 0, &datagram(2, 3, b"x"), Checksum::Complete);
     node.received(1).await;
     assert_eq!(node.drops().await, ["pod2 UnknownDestination 1"]);

@@ -1,0 +1,195 @@
+//! The devices of a node: Pod links and uplink by AF_XDP, the gateway as a tap.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+
+use seine_pipeline::address::PortKind;
+
+use crate::configuration::Configuration;
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice};
+use crate::frame::Region;
+use crate::netns::{DIRECTORY, Namespace, NamespaceError};
+use crate::port::af_xdp::{
+    self, AfXdpOptions, AfXdpPort, Attachment, Claim, FrameMemory, forget_pins, mount_pins,
+};
+use crate::port::tap::{self, TapOptions};
+use crate::port::{AttachMode, Interface, OpenError, PortFacts};
+
+/// The UDP port of Geneve, RFC 8926.
+const GENEVE_PORT: u16 = 6081;
+/// The IP protocol number of UDP.
+const UDP: u8 = 17;
+
+/// Why the node's devices are not there.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeDevicesError {
+    /// A device or the memory for it.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The BPF file system for pins.
+    #[error("cannot mount a BPF file system at `{}`: {source}; it takes the right CAP_SYS_ADMIN", path.display())]
+    Pins {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The devices of this node.
+pub struct NodeDevices {
+    ports_namespace: String,
+    ports: Namespace,
+    node: Namespace,
+    pins: PathBuf,
+    memory: FrameMemory,
+    workers: usize,
+    uplink: String,
+    uplink_attachment: Attachment,
+    pods: HashMap<String, Attachment>,
+}
+
+/// What is open at start.
+pub struct Opened {
+    /// The devices, to open more.
+    pub devices: NodeDevices,
+    /// The node's NIC.
+    pub uplink: OpenDevice,
+    /// Its index, to listen for next hops.
+    pub uplink_index: u32,
+    /// The node's own leg into the Pod network.
+    pub gateway: OpenDevice,
+}
+
+impl NodeDevices {
+    /// Makes the ports namespace and the gateway if they are not there, and opens gateway and
+    /// uplink in the calling thread's network namespace.
+    pub fn open(
+        configuration: &Configuration,
+        region: &'static Region,
+    ) -> Result<Opened, NodeDevicesError> {
+        let (pins, workers) = (configuration.pins(), configuration.workers.cores.len());
+        mount_pins(&pins)
+            .map_err(|source| NodeDevicesError::Pins { path: pins.clone(), source })?;
+        let ports = Namespace::isolated(&configuration.ports_namespace)?;
+        forget_absent(&ports, &pins);
+        let node = Namespace::current()?;
+        let memory = FrameMemory::register(region, &ports)?;
+        let gateway = tap::open(
+            region,
+            TapOptions {
+                interface: &configuration.gateway.interface,
+                namespace: &node,
+                queues: workers,
+                io_uring: true,
+            },
+        )?;
+        let gateway = device(&configuration.gateway.interface, gateway.facts, gateway.queues);
+        let uplink = configuration.uplink.interface.clone();
+        let AfXdpPort { facts, queues, attachment } = af_xdp::open(
+            &memory,
+            AfXdpOptions {
+                interface: &uplink,
+                namespace: &node,
+                queues: workers,
+                pins: &pins,
+                kind: PortKind::Uplink,
+            },
+        )?;
+        let uplink_device = device(&uplink, facts, queues);
+        let ports_namespace = configuration.ports_namespace.clone();
+        let devices = NodeDevices {
+            ports_namespace,
+            ports,
+            node,
+            pins,
+            memory,
+            workers,
+            uplink,
+            uplink_attachment: attachment,
+            pods: HashMap::new(),
+        };
+        Ok(Opened { devices, uplink: uplink_device, uplink_index: facts.index, gateway })
+    }
+}
+
+impl Devices for NodeDevices {
+    fn ports_namespace(&self) -> String {
+        format!("{DIRECTORY}/{}", self.ports_namespace)
+    }
+
+    fn open_pod(&mut self, interface: &str) -> Result<OpenDevice, DeviceError> {
+        let options = AfXdpOptions {
+            interface,
+            namespace: &self.ports,
+            queues: self.workers,
+            pins: &self.pins,
+            kind: PortKind::Pod,
+        };
+        let AfXdpPort { facts, queues, attachment } = af_xdp::open(&self.memory, options)?;
+        self.pods.insert(interface.to_owned(), attachment);
+        Ok(device(interface, facts, queues))
+    }
+
+    fn close_pod(&mut self, interface: &str) {
+        if let Some(attachment) = self.pods.remove(interface)
+            && let Err(error) = attachment.detach()
+        {
+            tracing::warn!(interface, %error, "the XDP program stays until the interface goes");
+        }
+    }
+
+    fn attach_mode(&self, interface: &str, kind: PortKind) -> String {
+        let namespace = match kind {
+            PortKind::Pod => &self.ports,
+            PortKind::Uplink => &self.node,
+            PortKind::Gateway => return String::new(),
+        };
+        match namespace.run(|| Interface::read(interface)) {
+            Ok(Ok(found)) if found.attach_mode != AttachMode::None => {
+                found.attach_mode.name().to_owned()
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn claim(&mut self, claims: Claims) -> Result<(), DeviceError> {
+        let geneve = |address| Claim { address, protocol: UDP, port: GENEVE_PORT };
+        let claims: Vec<Claim> = claims.tunnel_address.into_iter().map(geneve).collect();
+        self.uplink_attachment
+            .set_claims(&claims)
+            .map_err(|source| DeviceError::Claim { interface: self.uplink.clone(), source })
+    }
+}
+
+fn device(
+    interface: &str,
+    facts: PortFacts,
+    queues: Vec<Box<dyn crate::port::Queue>>,
+) -> OpenDevice {
+    // A frame holds no packet of more than 64 KiB, so a larger MTU says nothing more.
+    let mtu = u16::try_from(facts.mtu).unwrap_or(u16::MAX);
+    OpenDevice { interface: interface.to_owned(), mac: facts.mac, mtu, queues }
+}
+
+/// Removes pins of Pod links that were deleted while no datapath ran. What cannot be removed now
+/// does no harm: the link behind it is dead.
+fn forget_absent(ports: &Namespace, pins: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(pins) else { return };
+    for entry in entries.flatten() {
+        let pin = entry.file_name().to_string_lossy().into_owned();
+        // How a pin's directory spells a name that a BPF file system does not take.
+        let interface = pin.replace("__", "\0").replace("_d", ".").replace('\0', "_");
+        let here = ports.run(|| Interface::read(&interface));
+        if matches!(here, Ok(Err(OpenError::NoSuchInterface(_))))
+            && matches!(Interface::read(&interface), Err(OpenError::NoSuchInterface(_)))
+            && let Err(error) = forget_pins(pins, &interface)
+        {
+            tracing::warn!(interface, %error, "cannot remove old pins");
+        }
+    }
+}
