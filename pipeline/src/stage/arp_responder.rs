@@ -26,12 +26,13 @@ impl ArpResponder {
     fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
         let request = arp::Repr::parse(packet.payload()).ok_or(DropReason::Malformed)?;
         if request.operation == Operation::Reply || request.sender == request.target {
-            context.note(format_args!("{} announces itself", request.sender));
+            context.note(format_args!("{} tells where it is", request.sender));
             return Err(DropReason::NeighborNoAnswer);
         }
+        context.note(format_args!("{} asks for {}", request.sender, request.target));
         let owner = answerer(packet, context.state, IpAddr::V4(request.target))?;
         let mac = owner.mac();
-        context.note(format_args!("{} has {} at {mac}", owner.owner(), request.target));
+        context.note(format_args!("{owner} has {} at {mac}", request.target));
         packet.renew(ethernet::LEN + arp::LEN).map_err(|_| DropReason::NoHeadroom)?;
         let header = ethernet::Repr {
             destination: request.sender_mac,

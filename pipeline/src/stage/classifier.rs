@@ -101,6 +101,8 @@ impl Classifier {
                 Ok(Verdict::Goto(TableId::SpoofGuard))
             }
             PortKind::Uplink => {
+                let outer = packet.ip()?;
+                context.note(format_args!("from {} to {}", outer.source, outer.destination));
                 let peer = tunnel::decapsulate(packet, state)?;
                 let source = packet.ip()?.source;
                 let (name, address) = (&peer.name, peer.tunnel_address);

@@ -211,6 +211,10 @@ impl L3DecTtl {
             let ttl = ip.ttl - 1;
             context.note(format_args!("{ttl} hops left"));
             packet.set_ttl(ttl);
+        } else if packet.facts.routed {
+            context.note(format_args!("the node has counted the hop"));
+        } else {
+            context.note(format_args!("switched, not routed: no hop"));
         }
         Ok(Verdict::Next)
     }

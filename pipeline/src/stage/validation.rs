@@ -247,8 +247,9 @@ impl Ipv6 {
             context.note(format_args!("{} announces {target}", speaker.name()));
             return Err(DropReason::NeighborNoAnswer);
         }
+        context.note(format_args!("{source} asks for {target}"));
         let owner = answerer(packet, state, target.into())?;
-        context.note(format_args!("{} has {target} at {}", owner.owner(), owner.mac()));
+        context.note(format_args!("{owner} has {target} at {}", owner.mac()));
         let router = !matches!(owner, Owner::Endpoint(..));
         let advertisement = AdvertisementRepr { router, target, mac: owner.mac() };
         answer::advertise(packet, (source, mac), advertisement)?;
@@ -274,8 +275,7 @@ pub(super) fn answerer<'s>(
 
 /// The rows of a table that answers for addresses of one family.
 pub(super) fn answers(state: &State, v4: bool) -> Vec<Vec<String>> {
-    let answer =
-        |(address, owner): (IpAddr, Owner<'_>)| row([&address, &owner.mac(), &owner.owner()]);
+    let answer = |(address, owner): (IpAddr, Owner<'_>)| row([&address, &owner.mac(), &owner]);
     state.neighbors(v4).map(answer).collect()
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod object;
 mod transaction;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -62,13 +63,15 @@ impl Neighbor<'_> {
             Neighbor::PeerGateway(_) => Mac::VIRTUAL,
         }
     }
+}
 
-    /// "default/web-0/eth0", "the gateway", "the gateway of node2".
-    pub(crate) fn owner(&self) -> String {
+/// "default/web-0/eth0", "the gateway", "the gateway of node2".
+impl fmt::Display for Neighbor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Neighbor::Endpoint(endpoint, _) => endpoint.name.clone(),
-            Neighbor::Gateway(_) => "the gateway".to_owned(),
-            Neighbor::PeerGateway(peer) => format!("the gateway of {}", peer.name),
+            Neighbor::Endpoint(endpoint, _) => f.write_str(&endpoint.name),
+            Neighbor::Gateway(_) => f.write_str("the gateway"),
+            Neighbor::PeerGateway(peer) => write!(f, "the gateway of {}", peer.name),
         }
     }
 }

@@ -21,6 +21,7 @@
 )]
 
 mod judge;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -35,6 +36,7 @@ use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
 
 pub use judge::assert_sound;
+pub use transactions::{CHANGE_BYTES, assert_consistent, transactions};
 
 /// Bytes in front of every packet sent here, as AF_XDP leaves them.
 pub const HEADROOM: usize = 256;

@@ -1,0 +1,157 @@
+//! Transactions out of bytes, and what must hold for every State they lead to.
+//!
+//! The objects come from a small space, so that names, addresses, MACs and ports meet and clash.
+
+use std::net::IpAddr;
+
+use super::{ip, net, port};
+use crate::address::{Mac, PortKind};
+use crate::adjacency::{AdjacencyId, AdjacencyTable};
+use crate::state::{Change, Endpoint, Kind, Node, Object, ObjectId, Peer, State};
+
+/// Bytes that make one change.
+pub const CHANGE_BYTES: usize = 6;
+
+/// The transactions that these bytes are; a byte of 0xff in front of a change ends one.
+pub fn transactions(bytes: &[u8]) -> Vec<Vec<Change>> {
+    let mut all = vec![Vec::new()];
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        if *first == 0xff {
+            all.push(Vec::new());
+            rest = after;
+            continue;
+        }
+        let Some((change, after)) = rest.split_first_chunk::<CHANGE_BYTES>() else { break };
+        all.last_mut().expect("one at least").push(decoded(*change));
+        rest = after;
+    }
+    all
+}
+
+fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
+    let kind =
+        [Kind::Node, Kind::Peer, Kind::Endpoint, Kind::Endpoint, Kind::Port][usize::from(what % 5)];
+    let name = match kind {
+        Kind::Node => ["node1", "node2"][usize::from(name % 2)].to_owned(),
+        Kind::Peer => format!("peer{}", name % 4),
+        Kind::Endpoint => format!("default/pod{}/eth0", name % 6),
+        Kind::Port => format!("port{}", name % 6),
+    };
+    if what & 0x80 != 0 {
+        return Change::Delete(ObjectId { kind, name });
+    }
+    Change::Upsert(match kind {
+        Kind::Node => Object::Node(Node {
+            name,
+            pod_cidrs: ranges(a),
+            gateway_addresses: ranges(b).iter().map(|range| host(range.addr(), 1)).collect(),
+            tunnel_address: tunnel_address(c),
+            tunnel_mtu: mtu(d),
+        }),
+        Kind::Peer => Object::Peer(Peer {
+            name,
+            pod_cidrs: ranges(a),
+            gateway_addresses: ranges(b).iter().map(|range| host(range.addr(), 1)).collect(),
+            tunnel_address: tunnel_address(c),
+            adjacency: AdjacencyId::new(usize::from(d)).expect("below the limit"),
+        }),
+        Kind::Endpoint => Object::Endpoint(Endpoint {
+            name,
+            port: format!("port{}", a % 6),
+            mac: mac(b),
+            addresses: ranges(c).iter().map(|range| host(range.addr(), d % 8)).collect(),
+            mtu: mtu(d >> 3),
+        }),
+        Kind::Port => {
+            let kind = [PortKind::Pod, PortKind::Pod, PortKind::Gateway, PortKind::Uplink]
+                [usize::from(a % 4)];
+            Object::Port(port(usize::from(b % 8), &name, kind, mac(c)))
+        }
+    })
+}
+
+/// None, one or both families; ranges that nest, repeat and are wrong.
+fn ranges(byte: u8) -> Vec<ipnet::IpNet> {
+    let v4 = ["10.10.1.0/24", "10.10.2.0/24", "10.10.2.128/25", "10.10.3.1/24"];
+    let v6 = ["fd00:10:1::/64", "fd00:10:2::/64", "fd00:10::/32", "ff00::/8"];
+    let mut ranges = Vec::new();
+    if byte & 1 == 0 {
+        ranges.push(net(v4[usize::from(byte >> 1 & 3)]));
+    }
+    if byte & 8 != 0 {
+        ranges.push(net(v6[usize::from(byte >> 4 & 3)]));
+    }
+    if byte & 0xc0 == 0xc0 {
+        ranges.reverse();
+    }
+    ranges
+}
+
+fn host(network: IpAddr, last: u8) -> IpAddr {
+    match network {
+        IpAddr::V4(network) => (network.to_bits() | u32::from(last)).to_be_bytes().into(),
+        IpAddr::V6(network) => (network.to_bits() | u128::from(last)).to_be_bytes().into(),
+    }
+}
+
+fn tunnel_address(byte: u8) -> IpAddr {
+    ip(["192.168.0.1", "192.168.0.2", "192.168.0.3", "2001:db8::1", "10.10.1.9", "127.0.0.1"]
+        [usize::from(byte % 6)])
+}
+
+fn mac(byte: u8) -> Mac {
+    match byte % 16 {
+        14 => Mac::VIRTUAL,
+        15 => Mac::BROADCAST,
+        last => Mac([2, 0, 0, 0, 0, last]),
+    }
+}
+
+fn mtu(byte: u8) -> u16 {
+    [1450, 1500, 1280, 576, 60][usize::from(byte % 5)]
+}
+
+/// Makes the transactions one after the other, from nothing, and asserts after each: the order
+/// within it did not matter, and what has grown change by change is what its objects make at once.
+/// Gives the number of those accepted.
+#[track_caller]
+pub fn assert_consistent(bytes: &[u8]) -> usize {
+    let (mut state, mut accepted) = (State::new(3), 0);
+    for changes in transactions(bytes) {
+        let backwards: Vec<_> = changes.iter().rev().cloned().collect();
+        let (next, mirrored) = (state.apply(&changes), state.apply(&backwards));
+        assert_eq!(next.is_ok(), mirrored.is_ok(), "{changes:#?}");
+        let Ok(next) = next else { continue };
+        let ids = next.object_ids();
+        let objects = ids.iter().filter_map(|id| next.object(id));
+        let upserts: Vec<_> = objects.map(Change::Upsert).collect();
+        assert_eq!(upserts.len(), ids.len());
+        let rebuilt = State::new(4).apply(&upserts).expect("what is in force can be installed");
+        assert_same(&next, &rebuilt);
+        assert_same(&next, &mirrored.expect("as its mirror image"));
+        for change in &changes {
+            match change {
+                Change::Upsert(object) => {
+                    assert_eq!(next.object(&object.id()).as_ref(), Some(object))
+                }
+                Change::Delete(id) => assert_eq!(next.object(id), None),
+            }
+        }
+        state = next;
+        accepted += 1;
+    }
+    accepted
+}
+
+#[track_caller]
+fn assert_same(one: &State, other: &State) {
+    let adjacencies = AdjacencyTable::new();
+    assert_eq!(one.object_ids(), other.object_ids());
+    assert_eq!(one.tables(), other.tables());
+    for table in one.tables() {
+        let view = one.show(table.name, &adjacencies).expect("a table that is listed");
+        assert_eq!(view.rows.len(), table.entries, "{}", table.name);
+        assert_eq!(Some(view), other.show(table.name, &adjacencies));
+    }
+}

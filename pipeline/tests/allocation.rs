@@ -1,0 +1,69 @@
+//! A packet that nobody traces costs no allocation.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(unsafe_code, reason = "an allocator that counts cannot be had without")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use seine_pipeline::packet::{Checksum, Packet};
+use seine_pipeline::run::{Context, run};
+use seine_pipeline::testbed::{HEADROOM, Node, ping, tcp, udp, who_has};
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came; counting touches a thread-local
+// number only, whose initialiser is const and does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise about `layout` is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above, so from the system's allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn no_packet_allocates_whatever_becomes_of_it() {
+    for v6 in [false, true] {
+        let node = if v6 { Node::over_ipv6(["a", "b"]) } else { Node::with_pods(["a", "b"]) };
+        let probes = [
+            ("a", udp().from("a").to("b")),
+            ("a", tcp().from("a").to("remote")),
+            ("a", tcp().from("a").to("outside")),
+            ("a", tcp().from("a").to("remote").ttl(1)),
+            ("a", udp().from("a").to("remote").payload_bytes(1600)),
+            ("a", udp().from("a").source("b").to("remote")),
+            ("a", who_has().from("a").to("gateway")),
+            ("gateway", ping().from("gateway").to("b")),
+            ("uplink", udp().from("tunnel").to("b")),
+            ("uplink", udp().from("tunnel").to("b").ttl(1)),
+        ];
+        for (number, (ingress, probe)) in probes.into_iter().enumerate() {
+            let frame = node.frame(&probe.in_v6(v6));
+            let mut buffer = vec![0; HEADROOM];
+            buffer.extend(frame);
+            let (end, port) = (buffer.len(), node.state.port_by_name(ingress).unwrap());
+            let before = ALLOCATIONS.get();
+            let mut packet =
+                Packet::new(&mut buffer, HEADROOM, end, port, Checksum::Complete).unwrap();
+            let mut context =
+                Context { state: &node.state, adjacencies: &node.adjacencies, trace: None };
+            let outcome = run(&mut packet, &mut context);
+            assert_eq!(ALLOCATIONS.get(), before, "probe {number}: {outcome:?}");
+        }
+    }
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.get(), before + 1, "the allocator counts");
+}

@@ -1,0 +1,136 @@
+//! What an operator describes becomes the packet that its sender would have sent.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::net::IpAddr;
+
+use etherparse::SlicedPacket;
+use seine_pipeline::address::Mac;
+use seine_pipeline::describe::{Description, Protocol, describe};
+use seine_pipeline::run::{Context, run};
+use seine_pipeline::state::{Change, Kind, ObjectId};
+use seine_pipeline::testbed::{Node, endpoint};
+use seine_pipeline::trace::Trace;
+use seine_pipeline::verdict::Outcome;
+
+fn description(ingress: &str, destination: &str) -> Description {
+    Description {
+        ingress: ingress.to_owned(),
+        source: None,
+        destination: destination.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        source_port: 40000,
+        destination_port: 80,
+        payload_bytes: 0,
+        ttl: 64,
+        source_mac: None,
+        destination_mac: None,
+    }
+}
+
+#[test]
+fn a_described_packet_is_explained_from_table_to_table() {
+    let node = Node::with_pods(["a", "b"]);
+    let mut described = describe(&description("default/a/eth0", "10.10.1.3"), &node.state).unwrap();
+    let mut trace = Trace::default();
+    let mut context =
+        Context { state: &node.state, adjacencies: &node.adjacencies, trace: Some(&mut trace) };
+    let outcome = run(&mut described.packet().unwrap(), &mut context);
+    assert_eq!(outcome, Outcome::Output(node.state.port_by_name("b").unwrap()));
+    let matched: Vec<_> =
+        trace.steps.iter().map(|step| (step.table.name(), step.matched.as_str())).collect();
+    assert_eq!(
+        matched,
+        [
+            ("PipelineRootClassifier", "IPv4 from port a"),
+            ("Classifier", "port a is that of default/a/eth0"),
+            ("SpoofGuard", "default/a/eth0 owns 10.10.1.2"),
+            ("L3Forwarding", "default/b/eth0 owns 10.10.1.3"),
+            ("L3DecTTL", "switched, not routed: no hop"),
+            ("L2ForwardingCalc", "02:00:00:01:00:03 is default/b/eth0"),
+            ("Output", "port b"),
+        ]
+    );
+}
+
+#[test]
+fn every_protocol_of_either_family_is_built_whole() {
+    let node = Node::with_pods(["a", "b"]);
+    for ingress in ["a", "default/a/eth0", "gateway", "tunnel"] {
+        for protocol in [Protocol::Icmp, Protocol::Tcp, Protocol::Udp, Protocol::Arp] {
+            for (destination, remote) in
+                [("10.10.1.3", "10.10.2.9"), ("fd00:10:1::3", "fd00:10:2::9")]
+            {
+                let mut wanted = Description { protocol, ..description(ingress, destination) };
+                if ingress == "tunnel" {
+                    wanted.source = Some(remote.parse().unwrap());
+                }
+                let built = describe(&wanted, &node.state);
+                if ingress == "tunnel" && protocol == Protocol::Arp {
+                    assert!(built.is_err());
+                    continue;
+                }
+                let built = built.unwrap();
+                SlicedPacket::from_ethernet(built.bytes()).expect("an intact frame");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_said_is_not_replaced() {
+    let node = Node::with_pods(["a", "b"]);
+    let mac = Mac([2, 9, 9, 9, 9, 9]);
+    let source: IpAddr = "10.10.1.77".parse().unwrap();
+    let wanted = Description {
+        source: Some(source),
+        source_mac: Some(mac),
+        destination_mac: Some(mac),
+        ..description("a", "10.10.1.3")
+    };
+    let built = describe(&wanted, &node.state).unwrap();
+    assert_eq!(built.bytes()[..12], [mac.0, mac.0].concat());
+    assert_eq!(built.bytes()[26..30], [10, 10, 1, 77]);
+}
+
+#[test]
+fn what_cannot_be_described_is_refused_with_a_way_on() {
+    let mut node = Node::with_pods(["a"]);
+    node.apply(&[Change::Upsert(seine_pipeline::state::Object::Endpoint(endpoint(1, "late")))]);
+    let long = Description { payload_bytes: 70_000, ..description("a", "10.10.1.1") };
+    let mixed =
+        Description { source: Some("fd00::1".parse().unwrap()), ..description("a", "10.10.1.1") };
+    let cases = [
+        (
+            description("nobody", "10.10.1.1"),
+            "no open port or endpoint is called `nobody`; try `seinectl port list`, or \"tunnel\"",
+        ),
+        (
+            description("default/late/eth0", "10.10.1.1"),
+            "endpoint `default/late/eth0` has no open port yet",
+        ),
+        (
+            description("uplink", "10.10.1.1"),
+            "what comes in by the uplink comes by the tunnel: name \"tunnel\" as the ingress",
+        ),
+        (
+            description("tunnel", "10.10.1.2"),
+            "the ingress has no address of the destination's family; name a source",
+        ),
+        (mixed, "fd00::1 and 10.10.1.1 are of different families"),
+        (long, "70000 bytes of payload do not fit an IP packet"),
+        (
+            Description {
+                source: Some("192.0.2.1".parse().unwrap()),
+                ..description("tunnel", "10.10.1.2")
+            },
+            "no peer has 192.0.2.1 in its Pod ranges, so none would tunnel from there",
+        ),
+    ];
+    for (wanted, sentence) in cases {
+        assert_eq!(describe(&wanted, &node.state).unwrap_err().to_string(), sentence);
+    }
+    let gateway = ObjectId { kind: Kind::Port, name: "gateway".to_owned() };
+    node.apply(&[Change::Delete(gateway)]);
+    let refused = describe(&description("a", "10.10.1.1"), &node.state).unwrap_err();
+    assert!(refused.to_string().contains("not open yet"));
+}

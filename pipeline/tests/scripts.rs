@@ -1,0 +1,214 @@
+//! Packet scripts: stories of packets, each in one readable file under `tests/scripts/`.
+//!
+//! A line that is not indented says what happens; what follows from it stands below, indented: each
+//! table with what matched and what it decided, the packet as it left, the counters that moved.
+//! `BLESS=1 cargo test -p seine-pipeline --test scripts` writes what follows anew; the diff is for
+//! a reader to judge.
+//!
+//! ```text
+//! cluster [over-ipv6] pods a b        a new node with these Pods
+//! send udp|tcp|ping|who-has [v6] from X to Y [source S] [source-mac N] [mac N] [ttl T] [bytes B]
+//!      [fragmentable] [set OFFSET HEX] [resum]     resum: sum the outer IPv4 header again
+//! lose next-hop                       the underlay no longer knows the peer's next hop
+//! delete endpoint|node|port NAME
+//! ```
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use seine_pipeline::adjacency::AdjacencyId;
+use seine_pipeline::state::{Change, Kind, ObjectId};
+use seine_pipeline::testbed::{Fate, Node, Probe, ping, tcp, udp, who_has};
+
+#[test]
+fn every_script_comes_out_as_it_is_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 12, "scripts are missing: {paths:?}");
+    let mut differing = Vec::new();
+    for path in paths {
+        let script = std::fs::read_to_string(&path).unwrap();
+        let played = play(&script);
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&path, &played).unwrap();
+        } else if script != played {
+            for (written, played) in script.lines().zip(played.lines()) {
+                if written != played {
+                    println!("{}:\n- {written}\n+ {played}", path.display());
+                    break;
+                }
+            }
+            differing.push(path);
+        }
+    }
+    assert!(differing.is_empty(), "BLESS=1 rewrites {differing:?}");
+}
+
+/// Plays a script; gives it back with what really follows from each line.
+fn play(script: &str) -> String {
+    let mut node = Node::with_pods([]);
+    let mut played = String::new();
+    for line in script.lines().filter(|line| !line.starts_with(' ')) {
+        writeln!(played, "{line}").unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            [] | ["#", ..] => {}
+            ["cluster", "over-ipv6", "pods", pods @ ..] => {
+                node = Node::new(pods, "2001:db8:100::1", "2001:db8:100::2");
+            }
+            ["cluster", "pods", pods @ ..] => {
+                node = Node::new(pods, "192.168.0.1", "192.168.0.2");
+            }
+            ["lose", "next-hop"] => node.adjacencies.set(AdjacencyId::new(0).unwrap(), None),
+            ["delete", kind, name] => {
+                let kind = match *kind {
+                    "endpoint" => Kind::Endpoint,
+                    "node" => Kind::Node,
+                    "port" => Kind::Port,
+                    other => panic!("{other}: no such kind"),
+                };
+                node.apply(&[Change::Delete(ObjectId { kind, name: (*name).to_owned() })]);
+            }
+            ["send", words @ ..] => played.push_str(&send(&mut node, words)),
+            _ => panic!("not understood: {line}"),
+        }
+    }
+    played
+}
+
+fn send(node: &mut Node, words: &[&str]) -> String {
+    let fate = node.send(probe(words));
+    let mut story = String::new();
+    for step in &node.trace.steps {
+        let verdict = match step.verdict {
+            seine_pipeline::verdict::Verdict::Goto(table) => format!("goto {table}"),
+            seine_pipeline::verdict::Verdict::Drop(reason) => format!("drop {}", reason.name()),
+            seine_pipeline::verdict::Verdict::Output(_) => "output".to_owned(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        let table = step.table.name();
+        let matched = if step.matched.is_empty() { "no match" } else { &step.matched };
+        writeln!(story, "    {table:<23} {matched}: {verdict}").unwrap();
+    }
+    if let Fate::Left(port, frame) = fate {
+        writeln!(story, "    leaves by {port}").unwrap();
+        describe(&frame, &mut story);
+    }
+    for change in node.changes() {
+        writeln!(story, "    {change}").unwrap();
+    }
+    story
+}
+
+fn probe(words: &[&str]) -> Probe {
+    let mut probe = match words[0] {
+        "udp" => udp(),
+        "tcp" => tcp(),
+        "ping" => ping(),
+        "who-has" => who_has(),
+        other => panic!("{other}: no such packet"),
+    };
+    let mut rest = &words[1..];
+    loop {
+        (probe, rest) = match rest {
+            ["v6", rest @ ..] => (probe.v6(), rest),
+            ["fragmentable", rest @ ..] => (probe.edit(|frame| frame[20] = 0), rest),
+            ["resum", rest @ ..] => (probe.edit(|frame| resum(frame)), rest),
+            ["set", offset, hex, rest @ ..] => {
+                let offset: usize = offset.parse().unwrap();
+                let value = u8::from_str_radix(hex, 16).unwrap();
+                (probe.edit(move |frame| frame[offset] = value), rest)
+            }
+            ["from", name, rest @ ..] => (probe.from(name), rest),
+            ["to", name, rest @ ..] => (probe.to(name), rest),
+            ["source", name, rest @ ..] => (probe.source(name), rest),
+            ["source-mac", name, rest @ ..] => (probe.source_mac(name), rest),
+            ["mac", name, rest @ ..] => (probe.destination_mac(name), rest),
+            ["ttl", count, rest @ ..] => (probe.ttl(count.parse().unwrap()), rest),
+            ["bytes", count, rest @ ..] => (probe.payload_bytes(count.parse().unwrap()), rest),
+            [] => return probe,
+            other => panic!("not understood: {other:?}"),
+        }
+    }
+}
+
+fn resum(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let pairs = frame[14..34].chunks(2);
+    let sum: u32 = pairs.map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// One line for each header, as an independent parser reads it.
+fn describe(frame: &[u8], story: &mut String) {
+    let packet = SlicedPacket::from_ethernet(frame).expect("an intact frame");
+    let ethernet = packet.link.unwrap().to_header().unwrap().ethernet2().unwrap();
+    let (from, to) = (mac(ethernet.source), mac(ethernet.destination));
+    writeln!(story, "      ethernet {from} > {to}").unwrap();
+    match packet.net.expect("a network header") {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            let (from, to) = (header.source_addr(), header.destination_addr());
+            let fixed = if header.dont_fragment() { ", not to be fragmented" } else { "" };
+            let (ttl, total) = (header.ttl(), header.total_len());
+            writeln!(story, "      ipv4 {from} > {to} ttl {ttl}, {total} bytes{fixed}").unwrap();
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            let (from, to) = (header.source_addr(), header.destination_addr());
+            let (hops, length) = (header.hop_limit(), header.payload_length());
+            writeln!(story, "      ipv6 {from} > {to} hops {hops}, 40+{length} bytes").unwrap();
+        }
+        NetSlice::Arp(arp) => {
+            let verb = if arp.operation().0 == 2 { "reply" } else { "request" };
+            let address =
+                |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(".");
+            let sender = address(arp.sender_protocol_addr());
+            let at = mac(arp.sender_hw_addr().try_into().unwrap());
+            let target = address(arp.target_protocol_addr());
+            writeln!(story, "      arp {verb}: {sender} is at {at}, to {target}").unwrap();
+        }
+    }
+    match packet.transport {
+        Some(TransportSlice::Udp(header)) if header.destination_port() == 6081 => {
+            let summed = if header.checksum() == 0 { "without" } else { "with" };
+            writeln!(story, "      udp to 6081, {summed} checksum; geneve").unwrap();
+            describe(&header.payload()[8..], story);
+        }
+        Some(TransportSlice::Udp(header)) => {
+            let (from, to) = (header.source_port(), header.destination_port());
+            writeln!(story, "      udp {from} > {to}").unwrap();
+        }
+        Some(TransportSlice::Tcp(header)) => {
+            let (from, to) = (header.source_port(), header.destination_port());
+            writeln!(story, "      tcp {from} > {to}").unwrap();
+        }
+        Some(TransportSlice::Icmpv4(header)) => {
+            writeln!(story, "      icmp {}", words(format!("{:?}", header.icmp_type()))).unwrap();
+        }
+        Some(TransportSlice::Icmpv6(header)) => {
+            writeln!(story, "      icmpv6 {}", words(format!("{:?}", header.icmp_type()))).unwrap();
+        }
+        _ => {}
+    }
+}
+
+/// The parser's own words for a message: "NeighborAdvertisement router: true, solicited: true".
+fn words(debug: String) -> String {
+    let bare = |inner: &str| inner.trim_matches([' ', '{', '}', ')']).to_owned();
+    match debug.split_once('(') {
+        Some((name, inner)) => {
+            format!("{name} {}", bare(inner.split_once(" {").map_or(inner, |it| it.1)))
+        }
+        None => debug,
+    }
+}
