@@ -49,20 +49,24 @@ codes! {
     NotAvailable = 50,
     /// STATUS: an ADD would fail now, and running Pods have no or limited connectivity.
     NotAvailableLimited = 51,
-    /// The verb is part of CNI but not served by this version.
-    NotServed = 100,
-    /// Plugin and agent do not understand each other: their versions differ.
-    Protocol = 101,
-    /// The interface, its addresses or its routes could not be made; nothing was left behind.
-    AttachFailed = 102,
-    /// No free address is left in the node's Pod ranges.
-    NoAddressLeft = 103,
-    /// The container's namespace already has an interface of that name.
-    InterfaceTaken = 104,
+    /// No address is left in the node's Pod ranges.
+    NoAddressLeft = 100,
+    /// The container is attached already, or its namespace has an interface of that name.
+    InterfaceTaken = 101,
+    /// The name that the node's end would get belongs to another attachment.
+    PortNameTaken = 102,
+    /// The agent's record of attachments on disk could not be read or written.
+    RecordFailed = 103,
+    /// The kernel refused the interface, its addresses, routes or settings.
+    KernelRefused = 104,
+    /// The datapath refused the port or the Endpoint.
+    DatapathRefused = 105,
     /// CHECK: what is there is not what ADD made.
-    CheckFailed = 105,
-    /// Something of the attachment could not be removed.
-    DetachFailed = 106,
+    CheckFailed = 106,
+    /// The verb is part of CNI but not served by this version.
+    NotServed = 110,
+    /// Plugin and agent do not understand each other: their versions differ.
+    Protocol = 111,
 }
 
 impl Code {

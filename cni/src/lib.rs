@@ -5,8 +5,7 @@
 //! version that the runtime speaks. Errors are [`CniError`] on every path, because the runtime
 //! reads them as JSON from stdout.
 //!
-//! The agent shares [`v1`] and [`Code`]; whoever plays the runtime (demo, tests, measurements)
-//! shares [`runtime`].
+//! The agent shares [`v1`] and [`Code`].
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +16,6 @@ mod error;
 pub mod help;
 pub mod plugin;
 pub mod result;
-pub mod runtime;
 mod version;
 
 pub use config::NetworkConfig;

@@ -1,8 +1,10 @@
 //! `seine-cni`: the plugin that a container runtime runs. `seine-cni --help` explains it.
 //!
-//! Seine's own error codes, beside those of the CNI specification: 100 the verb is not served yet
-//! (GC), 101 plugin and agent do not understand each other, 102 attaching failed, 103 no address
-//! is left, 104 the interface name is taken, 105 CHECK found a difference, 106 detaching failed.
+//! Seine's own error codes, beside those of the CNI specification. From the agent: 100 no address
+//! is left, 101 the interface is there already, 102 the port's name is taken, 103 its record on
+//! disk failed, 104 the kernel refused, 105 the datapath refused, 106 CHECK found a difference.
+//! From the plugin: 110 the verb is not served yet (GC), 111 plugin and agent do not understand
+//! each other.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;

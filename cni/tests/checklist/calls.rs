@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use seine_cni::runtime::Invocation;
+use crate::runtime::Invocation;
 use serde_json::{Value, json};
 
 use crate::fake_agent::FakeAgent;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use seine_cni::runtime::{Completed, Invocation};
+use crate::runtime::{Completed, Invocation};
 use seine_cni::{CniError, Code};
 use serde_json::{Value, json};
 
@@ -166,7 +166,7 @@ fn the_agents_error_reaches_the_runtime_unchanged() {
         assert_eq!(
             done.json,
             json!({
-                "cniVersion": "1.1.0", "code": 104, "msg": "eth0 is there", "details": "remove it"
+                "cniVersion": "1.1.0", "code": 101, "msg": "eth0 is there", "details": "remove it"
             })
         );
     }

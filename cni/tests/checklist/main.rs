@@ -8,6 +8,7 @@
 mod calls;
 mod failures;
 mod fake_agent;
+mod runtime;
 mod verbs;
 
 use std::collections::BTreeSet;

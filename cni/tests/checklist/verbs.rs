@@ -225,7 +225,7 @@ fn gc_is_refused_and_says_so() {
     let agent = serve();
     let done = call_agent("GC", &agent).run().unwrap();
     assert!(!done.success);
-    assert_eq!(done.code(), 100);
+    assert_eq!(done.code(), 110);
     assert!(done.message().contains("GC is not served yet"), "{}", done.stdout);
     assert_eq!(agent.asked(), []);
 }

@@ -162,7 +162,7 @@ pub struct TraceArguments {
     #[arg(long, value_name = "PORT", default_value_t = 40000)]
     pub source_port: u16,
     /// Bytes of payload
-    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=65000))]
+    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=9000))]
     pub payload: u32,
     /// TTL or hop limit
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..))]

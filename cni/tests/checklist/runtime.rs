@@ -1,5 +1,5 @@
-//! The runtime's side of a call: runs the plugin as a container runtime does. The product does not
-//! need it; tests, the demo and measurements do, and must not each have their own idea of it.
+//! The side of the runtime: runs the plugin as a container runtime does, with no variable beside
+//! those of the call.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
