@@ -26,7 +26,7 @@ FROM is where the packet comes in:
   seine-gw0             any port of `seinectl port list`
 
 TO is an address, or a Pod of this node (default/server), or `gateway`.
-WHAT is icmp (an echo request), tcp/PORT (a SYN), udp/PORT or arp (who has TO?).
+WHAT is icmp (an echo request), tcp/PORT (a SYN), udp/PORT or arp (who has TO? A neighbour solicitation if TO is IPv6).
 
 Examples:
   seinectl trace default/client default/server tcp/80
@@ -145,7 +145,7 @@ pub struct Watch {
 /// A described packet.
 #[derive(Args, Debug)]
 pub struct TraceArguments {
-    /// Where it comes in: namespace/pod[/interface], gateway, tunnel, uplink or a port
+    /// Where it comes in: namespace/pod[/interface], gateway, tunnel or a port
     pub from: Ingress,
     /// Where to: an address, namespace/pod[/interface] or gateway
     pub to: Target,
@@ -182,8 +182,6 @@ pub enum Ingress {
     Endpoint(String),
     /// The gateway's port, whatever its name.
     Gateway,
-    /// The uplink's port.
-    Uplink,
     /// Another node, by the tunnel.
     Tunnel,
     /// A port by its name.
@@ -196,7 +194,6 @@ impl FromStr for Ingress {
     fn from_str(text: &str) -> Result<Ingress, NameError> {
         Ok(match text {
             "gateway" => Ingress::Gateway,
-            "uplink" => Ingress::Uplink,
             "tunnel" => Ingress::Tunnel,
             _ if text.contains('/') => Ingress::Endpoint(endpoint(text)?),
             "" => return Err(NameError),

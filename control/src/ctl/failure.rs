@@ -64,9 +64,6 @@ pub enum Failure {
         /// Where to.
         destination: IpAddr,
     },
-    /// ARP knows IPv4 only.
-    #[error("ARP asks for IPv4 addresses, not {0}; IPv6 neighbours are found by icmp")]
-    ArpForIpv6(IpAddr),
     /// Stdout is gone.
     #[error("cannot write the answer")]
     Output(#[from] io::Error),
@@ -76,7 +73,7 @@ impl Failure {
     /// 2 when the command line can never work, else 1.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Failure::Families { .. } | Failure::ArpForIpv6(_) => 2,
+            Failure::Families { .. } => 2,
             _ => 1,
         }
     }

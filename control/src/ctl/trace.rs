@@ -35,13 +35,10 @@ pub fn request(
             return Err(Failure::Families { source_address: address, destination });
         }
         Some(address) => address.to_string(),
-        // The datapath knows the gateway's own address.
-        None if sender.port.is_some_and(|port| port.kind == "gateway") => String::new(),
+        // The datapath knows the gateway's own, and why there can be none for the uplink.
+        None if sender.port.is_some_and(|port| port.kind != "pod") => String::new(),
         None => address_of(&sender.name, sender.port, ipv6, "--source-address")?.to_string(),
     };
-    if arguments.what == What::Arp && destination.is_ipv6() {
-        return Err(Failure::ArpForIpv6(destination));
-    }
     let (protocol, destination_port) = arguments.what.protocol();
     let has_ports = matches!(arguments.what, What::Tcp(_) | What::Udp(_));
     let bytes = |mac: Option<super::arguments::Mac>| mac.map(|mac| mac.0.to_vec());
@@ -77,7 +74,7 @@ pub fn report(
         verdict: step.verdict,
     });
     let packet = &reply.packet;
-    let source = if request.source.is_empty() { "gateway" } else { &request.source };
+    let source = if request.source.is_empty() { &request.ingress } else { &request.source };
     TraceReport {
         ingress: request.ingress.clone(),
         ingress_endpoint: endpoint(&request.ingress),
@@ -112,7 +109,6 @@ fn sender<'a>(from: &Ingress, ports: &'a [PortReport]) -> Result<Sender<'a>, Fai
         Ingress::Tunnel => Ok(Sender { name: "tunnel".into(), port: None }),
         Ingress::Endpoint(name) => local(name, ports).map(of_port),
         Ingress::Gateway => find("gateway", &|port| port.kind == "gateway"),
-        Ingress::Uplink => find("uplink", &|port| port.kind == "uplink"),
         Ingress::Port(name) => find(name, &|port| port.name == *name),
     }
 }

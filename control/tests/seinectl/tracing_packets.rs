@@ -176,6 +176,4 @@ fn what_is_not_on_this_node_is_said_so() {
 fn packets_that_cannot_be_are_status_2() {
     let (status, message) = refused("trace default/server fd00:10:1::9 --source 10.9.9.9");
     assert!(status == 2 && message.contains("not of one family"), "{message}");
-    let (status, message) = refused("trace default/server fd00:10:1::9 arp");
-    assert!(status == 2 && message.contains("ARP"), "{message}");
 }
