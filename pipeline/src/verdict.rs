@@ -91,6 +91,8 @@ reasons! {
     UnknownDestinationMac,
     /// A loopback, unspecified or otherwise unroutable source or destination address.
     UnroutableAddress,
+    /// A Pod's own Geneve to a node: masqueraded, it would pass for this node's.
+    ForgedTunnel,
     /// TTL or hop limit ran out where no ICMP error may be sent.
     TtlExceeded,
     /// Too big for the next link where no ICMP error may be sent.

@@ -294,6 +294,32 @@ fn only_whole_geneve_packets_of_peers_get_in() {
 }
 
 #[test]
+fn pod_cannot_pass_for_its_node_by_geneve_of_its_own() {
+    let geneve = |frame: &mut Vec<u8>| frame[36..38].copy_from_slice(&6081u16.to_be_bytes());
+    let first_fragment = move |frame: &mut Vec<u8>| {
+        geneve(frame);
+        frame[20] = 0x20;
+        frame[24..26].fill(0);
+        let sum = sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+    };
+    expect([
+        (udp().from("a").to("192.168.0.2").edit(geneve), "drops.a.ForgedTunnel"),
+        (udp().from("a").to("192.168.0.1").edit(geneve), "drops.a.ForgedTunnel"),
+        (udp().from("a").to("192.168.0.2").edit(first_fragment), "drops.a.ForgedTunnel"),
+        (udp().from("a").to("192.168.0.2"), "outputs.gateway"),
+        (tcp().from("a").to("192.168.0.2").edit(geneve), "outputs.gateway"),
+        (udp().from("a").to("outside").edit(geneve), "outputs.gateway"),
+        (udp().from("a").to("remote").edit(geneve), "outputs.uplink"),
+    ]);
+    let mut node = Node::over_ipv6(["a"]);
+    let port = 6081u16.to_be_bytes();
+    let probe = udp().from("a").to("2001:db8:100::2").v6();
+    node.send(probe.edit(move |frame| frame[56..58].copy_from_slice(&port)));
+    node.assert_changed(["drops.a.ForgedTunnel +1"]);
+}
+
+#[test]
 fn options_are_skipped_unless_they_are_critical_or_broken() {
     expect([
         (options(&[1, 2, 3, 0]), "outputs.a"),

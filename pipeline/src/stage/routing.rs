@@ -19,6 +19,9 @@ use crate::stage::{Table, TableId, row, settle};
 use crate::state::{Endpoint, Node, Peer, Port, State};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::Error;
+use crate::wire::ip::Ip;
+use crate::wire::ipv6::Fragment;
+use crate::wire::{geneve, u16_at, udp};
 
 /// Decides by destination address.
 pub struct L3Forwarding;
@@ -60,6 +63,10 @@ impl L3Forwarding {
             return Err(DropReason::UnknownDestination);
         } else {
             context.note(format_args!("{} is outside the cluster", ip.destination));
+            if way.source == PacketSource::Pod && forges_tunnel(packet, &ip, state) {
+                context.note(format_args!("{} is a node's tunnel address", ip.destination));
+                return Err(DropReason::ForgedTunnel);
+            }
             way.to_outside(packet)?;
         }
         Ok(Verdict::Next)
@@ -121,6 +128,18 @@ impl Way<'_> {
             PacketSource::Tunnel => Err(DropReason::TunnelTransit),
         }
     }
+}
+
+/// Whether a Pod speaks Geneve to a node, this one or a peer. The node masquerades what leaves by
+/// the gateway, so the peer would take it for tunnelled by this node, past the spoof guard. A first
+/// fragment counts too: the kernel puts fragments together before it masquerades them.
+fn forges_tunnel(packet: &Packet<'_>, ip: &Ip, state: &State) -> bool {
+    let to_node = state.peer_by_tunnel(ip.destination).is_some()
+        || state.node().is_some_and(|node| node.tunnel_address == ip.destination);
+    to_node
+        && ip.protocol == udp::PROTOCOL
+        && ip.fragment != Fragment::Later
+        && u16_at(packet.payload(), ip.upper + 2) == Some(geneve::PORT)
 }
 
 /// Drops what no router forwards.

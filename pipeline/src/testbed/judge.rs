@@ -35,7 +35,7 @@ pub fn assert_sound(node: &Node, ingress: &str, fate: &Fate) {
         GATEWAY => assert_eq!(header.destination(), node.mac(GATEWAY)),
         UPLINK => {
             assert_eq!(header.destination(), Mac::VIRTUAL);
-            assert!(within(ip.destination, ["10.10.2.", "fd00:10:2::"]), "{ip:?}");
+            assert!(is_remote(ip.destination), "{ip:?}");
         }
         pod => {
             assert_eq!(header.destination(), node.mac(pod), "a Pod hears only what is for it");
@@ -50,7 +50,7 @@ pub fn assert_sound(node: &Node, ingress: &str, fate: &Fate) {
     }
     match ingress {
         GATEWAY => {}
-        UPLINK => assert!(within(ip.source, ["10.10.2.", "fd00:10:2::"]), "{ip:?} was tunnelled"),
+        UPLINK => assert!(is_remote(ip.source), "{ip:?} was tunnelled"),
         pod => assert!(owns(node, pod, ip.source), "{ip:?} was sent by {pod}"),
     }
 }
@@ -69,8 +69,9 @@ fn inside(frame: &[u8]) -> &[u8] {
     &datagram[udp::LEN + options..]
 }
 
-fn within(address: IpAddr, prefixes: [&str; 2]) -> bool {
-    prefixes.iter().any(|prefix| address.to_string().starts_with(prefix))
+/// Whether the address is in the peer's Pod ranges.
+fn is_remote(address: IpAddr) -> bool {
+    ["10.10.2.0/24", "fd00:10:2::/64"].iter().any(|range| super::net(range).contains(&address))
 }
 
 fn owns(node: &Node, pod: &str, address: IpAddr) -> bool {
