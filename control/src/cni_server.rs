@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use seine_cni::Code;
 use seine_cni::v1;
 use seine_cni::v1::cni_server::{Cni, CniServer};
 use tokio::net::{UnixListener, UnixStream};
@@ -133,7 +134,7 @@ impl Cni for Server {
         let key = attach(request.into_inner()).key;
         let attacher = self.attacher.clone();
         let outcome = self.to_the_end(async move { attacher.del(&key).await }).await?;
-        Ok(reply(outcome, AttachError::code))
+        Ok(reply(outcome, AttachError::detach_code))
     }
 
     async fn check(
@@ -148,7 +149,7 @@ impl Cni for Server {
             Ok(expected) => expected,
             Err(message) => {
                 let error = v1::Error {
-                    code: 7,
+                    code: Code::InvalidConfig.number(),
                     message,
                     details: "prevResult must be the result of the ADD".into(),
                 };
@@ -171,7 +172,7 @@ impl Cni for Server {
 
 fn attach(request: v1::AttachRequest) -> Attach {
     let pod = (!request.pod_name.is_empty())
-        .then(|| PodName { namespace: request.pod_namespace, name: request.pod_name });
+        .then_some(PodName { namespace: request.pod_namespace, name: request.pod_name });
     Attach {
         key: AttachmentKey { container_id: request.container_id, interface: request.interface },
         netns: request.netns.into(),
@@ -179,13 +180,13 @@ fn attach(request: v1::AttachRequest) -> Attach {
     }
 }
 
-fn refusal(error: &AttachError, code: u32) -> v1::Error {
-    v1::Error { code, message: error.to_string(), details: error.advice().into() }
+fn refusal(error: &AttachError, code: Code) -> v1::Error {
+    v1::Error { code: code.number(), message: error.to_string(), details: error.advice().into() }
 }
 
 fn reply(
     outcome: Result<(), AttachError>,
-    code: impl Fn(&AttachError) -> u32,
+    code: impl Fn(&AttachError) -> Code,
 ) -> Response<v1::Reply> {
     Response::new(v1::Reply { error: outcome.err().map(|error| refusal(&error, code(&error))) })
 }
@@ -223,13 +224,14 @@ fn result(attached: &Attached) -> v1::Attachment {
 fn expectation(interface: &str, result: &v1::Attachment) -> Result<Expected, String> {
     let mut expected = Expected::default();
     let own = result.interfaces.iter().position(|i| i.name == interface && !i.sandbox.is_empty());
-    if let Some(own) = own.and_then(|own| result.interfaces.get(own)) {
-        if !own.mac.is_empty() {
-            expected.mac = Some(own.mac.parse().map_err(|error| format!("{error}"))?);
-        }
+    let mac = own.and_then(|own| result.interfaces.get(own)).map_or("", |own| own.mac.as_str());
+    if !mac.is_empty() {
+        expected.mac = Some(mac.parse().map_err(|error| format!("{error}"))?);
     }
     for ip in &result.ips {
-        if own.is_none_or(|own| ip.interface as usize == own) {
+        let is_ours = own.is_none_or(|own| ip.interface as usize == own);
+        // A result need not say which interface an address belongs to.
+        if is_ours || ip.interface == u32::MAX {
             let address: IpNet = ip
                 .address
                 .parse()

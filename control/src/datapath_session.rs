@@ -178,7 +178,8 @@ impl Session {
         (upserts, deletes)
     }
 
-    /// Changes what is desired and waits until it is in force in every worker. After an error
+    /// Changes what is desired and waits until it is in force in every worker; for that a session
+    /// must be in force already. After an error
     /// other than a refusal it is unknown whether it is in force; it stays desired all the same,
     /// so a caller that gives up must take it back.
     pub async fn change(
@@ -196,8 +197,13 @@ impl Session {
             for object in &upserts {
                 desired.objects.insert(identify(object), object.clone());
             }
-            if let SessionState::Away(reason) = &*self.state.borrow() {
-                return Err(SessionError::Away(reason.clone()));
+            match &*self.state.borrow() {
+                SessionState::Away(reason) => return Err(SessionError::Away(reason.clone())),
+                // Waiting could take for ever: this node may not be known yet.
+                SessionState::Connected(_) => {
+                    return Err(SessionError::Away("it is being synchronised".into()));
+                }
+                SessionState::InForce(_) => {}
             }
             self.changes
                 .try_send(Change { upserts, deletes, acknowledge })
@@ -274,7 +280,7 @@ impl Session {
 
     /// Brings all that is desired into force, then every change, until the datapath is gone.
     pub async fn serve(&self, mut connected: Connected, changes: &mut Changes) {
-        let reason = match self.synchronise(&mut connected, changes).await {
+        let reason = match self.synchronise(&mut connected).await {
             Ok(()) => {
                 self.state.send_replace(SessionState::InForce(connected.hello.clone()));
                 self.follow(&mut connected, changes).await
@@ -297,11 +303,7 @@ impl Session {
         }
     }
 
-    async fn synchronise(
-        &self,
-        connected: &mut Connected,
-        changes: &mut Changes,
-    ) -> Result<(), SessionError> {
+    async fn synchronise(&self, connected: &mut Connected) -> Result<(), SessionError> {
         let ports = self.desired().ports.clone();
         for name in &ports {
             // One lost port must not keep the others from coming back.
@@ -312,21 +314,9 @@ impl Session {
                 warn!(port = name, "a recorded port did not open: {error}");
             }
         }
-        let mut covered = Vec::new();
-        let upserts: Vec<v1::Object> = {
-            let desired = self.desired();
-            while let Ok(change) = changes.0.try_recv() {
-                covered.push(change.acknowledge);
-            }
-            desired.objects.values().cloned().collect()
-        };
+        let upserts: Vec<v1::Object> = self.desired().objects.values().cloned().collect();
         let mode = v1::transaction_part::Mode::Full;
-        let result = self.apply(connected, mode, upserts, Vec::new()).await;
-        for acknowledge in covered {
-            // As above: a cancelled caller does not wait.
-            let _ = acknowledge.send(result.clone().map(|_| ()));
-        }
-        let reply = result?;
+        let reply = self.apply(connected, mode, upserts, Vec::new()).await?;
         info!(
             revision = reply.revision,
             added = reply.added,

@@ -40,7 +40,7 @@ async fn an_added_pod_has_its_link_addresses_and_routes_and_the_datapath_knows_i
     let shown = node.ports.ip(&["-d", "link", "show", "dev", port]);
     assert!(shown.contains("numtxqueues 2 numrxqueues 2"), "{shown}");
 
-    assert_eq!(node.datapath.ports(), [port.clone()]);
+    assert_eq!(&node.datapath.ports(), std::slice::from_ref(port));
     let endpoint = node.datapath.endpoint("default/c1/eth0");
     assert_eq!(&endpoint.port, port);
     assert_eq!(endpoint.mac, eth0.mac.unwrap().bytes());
@@ -61,7 +61,7 @@ async fn an_add_that_fails_at_any_step_leaves_nothing() {
     for fault in [Fault::OpenPort, Fault::Endpoint] {
         node.datapath.fail(Some(fault));
         let error = node.add("c1", &pod).await.unwrap_err();
-        assert_eq!(error.code, 105, "{fault:?}: {error:?}");
+        assert_eq!(error.code, 102, "{fault:?}: {error:?}");
         node.assert_nothing_left();
         assert!(pod.link("eth0").is_none(), "{fault:?}");
     }
@@ -92,7 +92,7 @@ async fn an_interface_that_is_there_is_refused_and_stays_as_it_is() {
     let first = node.add("c1", &pod).await.unwrap();
     for container in ["c1", "c2"] {
         let error = node.add(container, &pod).await.unwrap_err();
-        assert_eq!(error.code, 101, "{error:?}");
+        assert_eq!(error.code, 104, "{error:?}");
     }
     assert_eq!(node.host_ends(), [first.interfaces[0].name.clone()]);
     assert_eq!(node.recorded().len(), 1);
@@ -120,7 +120,7 @@ async fn a_check_finds_what_somebody_has_changed() {
     pod.ip(&["link", "del", "eth0"]);
     let error = node.check("c1", &pod, &added).await.unwrap();
     assert!(error.message.contains("eth0 is gone"), "{error:?}");
-    assert_eq!(node.check("c9", &pod, &added).await.unwrap().code, 106);
+    assert_eq!(node.check("c9", &pod, &added).await.unwrap().code, 105);
 }
 
 #[tokio::test]
@@ -229,6 +229,7 @@ async fn the_nodes_own_network_follows_the_manifests_live() {
     eventually("it waits for its Node", async || node.status_code().await == 50).await;
     let pod = Netns::new("pod");
     assert_eq!(node.add("c1", &pod).await.unwrap_err().code, 11);
+    assert_eq!(node.del("c1").await.error, None, "a DEL does not wait for a Node");
 
     node.write_manifest("nodes.yaml", node::NODES);
     node.ready().await;
@@ -275,4 +276,46 @@ fn nft(node: &Node) -> String {
     let list = || std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
     let output = node.netns.open().run_blocking(list).unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN"]
+async fn a_full_range_refuses_the_next_pod_until_one_is_deleted() {
+    let small = node::NODES.replace("10.10.1.0/24, 'fd00:10:1::/64'", "10.10.1.0/30");
+    let node = Node::prepare(&small);
+    node.ready().await;
+    let (first, second) = (Netns::new("pod"), Netns::new("pod"));
+    node.add("c1", &first).await.unwrap();
+    assert_eq!(node.status_code().await, 50);
+    let error = node.add("c2", &second).await.unwrap_err();
+    assert_eq!(error.code, 103, "{error:?}");
+    assert!(second.link("eth0").is_none());
+    assert_eq!(node.del("c1").await.error, None);
+    let added = node.add("c2", &second).await.unwrap();
+    assert_eq!(added.ips.len(), 1);
+    assert_eq!(added.ips[0].address, "10.10.1.2/30");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN"]
+async fn the_same_pod_may_have_two_interfaces_and_an_older_sandbox() {
+    let node = Node::start().await;
+    let (old, new) = (Netns::new("pod"), Netns::new("pod"));
+    node.add("c1", &old).await.unwrap();
+    let mut second = node::request("c1", &old);
+    second.interface = "net1".into();
+    let mut replacement = node::request("c2", &new);
+    replacement.pod_name = "c1".into();
+    for request in [second, replacement] {
+        let reply = node.client().await.add(request).await.unwrap().into_inner();
+        let Some(seine_cni::v1::add_reply::Answer::Attachment(_)) = reply.answer else {
+            panic!("{reply:?}");
+        };
+    }
+    assert_eq!(node.datapath.endpoints().len(), 3);
+    assert_eq!(node.del("c1").await.error, None);
+    let left = node.datapath.endpoints();
+    assert_eq!(left.len(), 2);
+    assert!(left.contains(&"default/c1/net1".into()), "{left:?}");
+    assert!(new.link("eth0").is_some());
 }

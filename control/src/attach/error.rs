@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use seine_cni::Code;
 
 use crate::attachments::{AttachmentKey, RecordError};
 use crate::datapath_session::SessionError;
@@ -89,28 +90,38 @@ impl From<SessionError> for AttachError {
 }
 
 impl AttachError {
-    /// A code of the CNI specification, or one of ours from 100 on.
-    pub fn code(&self) -> u32 {
+    /// The code in an answer to ADD and CHECK.
+    pub fn code(&self) -> Code {
         match self {
-            Self::InterfaceName(_) => 4,
+            Self::InterfaceName(_) => Code::InvalidEnvironment,
             Self::Namespace(NamespaceError::Missing(_) | NamespaceError::NotANamespace(_))
-            | Self::OwnNamespace(_) => 8,
-            Self::DatapathAway(_) | Self::NotReady(_) => 11,
-            Self::Exhausted(_) => 100,
-            Self::Exists(_) | Self::InterfaceExists(_) => 101,
-            Self::NameTaken(_) => 102,
-            Self::Record(_) => 103,
-            Self::Kernel(_) | Self::Setting { .. } | Self::Namespace(_) => 104,
-            Self::Datapath(_) => 105,
-            Self::Differs(_) => 106,
+            | Self::OwnNamespace(_) => Code::InvalidNamespace,
+            Self::DatapathAway(_) | Self::NotReady(_) => Code::TryAgainLater,
+            Self::Exhausted(_) => Code::NoAddressLeft,
+            Self::Exists(_) | Self::InterfaceExists(_) => Code::InterfaceTaken,
+            Self::NameTaken(_)
+            | Self::Record(_)
+            | Self::Kernel(_)
+            | Self::Setting { .. }
+            | Self::Namespace(_)
+            | Self::Datapath(_) => Code::AttachFailed,
+            Self::Differs(_) => Code::CheckFailed,
+        }
+    }
+
+    /// The code in an answer to DEL.
+    pub fn detach_code(&self) -> Code {
+        match self.code() {
+            Code::AttachFailed => Code::DetachFailed,
+            code => code,
         }
     }
 
     /// The code in an answer to STATUS: 51 when running Pods are affected as well.
-    pub fn status_code(&self) -> u32 {
+    pub fn status_code(&self) -> Code {
         match self {
-            Self::DatapathAway(_) => 51,
-            _ => 50,
+            Self::DatapathAway(_) => Code::NotAvailableLimited,
+            _ => Code::NotAvailable,
         }
     }
 

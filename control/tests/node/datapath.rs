@@ -264,7 +264,6 @@ impl Datapath for Server {
             workers: 2,
             ports_max: 1000,
             frame_bytes_max: 1514,
-            ..v1::HelloReply::default()
         }))
     }
 
