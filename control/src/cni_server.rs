@@ -134,7 +134,7 @@ impl Cni for Server {
         let key = attach(request.into_inner()).key;
         let attacher = self.attacher.clone();
         let outcome = self.to_the_end(async move { attacher.del(&key).await }).await?;
-        Ok(reply(outcome, AttachError::detach_code))
+        Ok(reply(outcome, AttachError::code))
     }
 
     async fn check(

@@ -61,7 +61,7 @@ async fn an_add_that_fails_at_any_step_leaves_nothing() {
     for fault in [Fault::OpenPort, Fault::Endpoint] {
         node.datapath.fail(Some(fault));
         let error = node.add("c1", &pod).await.unwrap_err();
-        assert_eq!(error.code, 102, "{fault:?}: {error:?}");
+        assert_eq!(error.code, 105, "{fault:?}: {error:?}");
         node.assert_nothing_left();
         assert!(pod.link("eth0").is_none(), "{fault:?}");
     }
@@ -92,7 +92,7 @@ async fn an_interface_that_is_there_is_refused_and_stays_as_it_is() {
     let first = node.add("c1", &pod).await.unwrap();
     for container in ["c1", "c2"] {
         let error = node.add(container, &pod).await.unwrap_err();
-        assert_eq!(error.code, 104, "{error:?}");
+        assert_eq!(error.code, 101, "{error:?}");
     }
     assert_eq!(node.host_ends(), [first.interfaces[0].name.clone()]);
     assert_eq!(node.recorded().len(), 1);
@@ -120,7 +120,7 @@ async fn a_check_finds_what_somebody_has_changed() {
     pod.ip(&["link", "del", "eth0"]);
     let error = node.check("c1", &pod, &added).await.unwrap();
     assert!(error.message.contains("eth0 is gone"), "{error:?}");
-    assert_eq!(node.check("c9", &pod, &added).await.unwrap().code, 105);
+    assert_eq!(node.check("c9", &pod, &added).await.unwrap().code, 106);
 }
 
 #[tokio::test]
@@ -288,7 +288,7 @@ async fn a_full_range_refuses_the_next_pod_until_one_is_deleted() {
     node.add("c1", &first).await.unwrap();
     assert_eq!(node.status_code().await, 50);
     let error = node.add("c2", &second).await.unwrap_err();
-    assert_eq!(error.code, 103, "{error:?}");
+    assert_eq!(error.code, 100, "{error:?}");
     assert!(second.link("eth0").is_none());
     assert_eq!(node.del("c1").await.error, None);
     let added = node.add("c2", &second).await.unwrap();

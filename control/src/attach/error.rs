@@ -90,7 +90,7 @@ impl From<SessionError> for AttachError {
 }
 
 impl AttachError {
-    /// The code in an answer to ADD and CHECK.
+    /// The code in an answer to ADD, DEL and CHECK.
     pub fn code(&self) -> Code {
         match self {
             Self::InterfaceName(_) => Code::InvalidEnvironment,
@@ -99,21 +99,11 @@ impl AttachError {
             Self::DatapathAway(_) | Self::NotReady(_) => Code::TryAgainLater,
             Self::Exhausted(_) => Code::NoAddressLeft,
             Self::Exists(_) | Self::InterfaceExists(_) => Code::InterfaceTaken,
-            Self::NameTaken(_)
-            | Self::Record(_)
-            | Self::Kernel(_)
-            | Self::Setting { .. }
-            | Self::Namespace(_)
-            | Self::Datapath(_) => Code::AttachFailed,
+            Self::NameTaken(_) => Code::PortNameTaken,
+            Self::Record(_) => Code::RecordFailed,
+            Self::Kernel(_) | Self::Setting { .. } | Self::Namespace(_) => Code::KernelRefused,
+            Self::Datapath(_) => Code::DatapathRefused,
             Self::Differs(_) => Code::CheckFailed,
-        }
-    }
-
-    /// The code in an answer to DEL.
-    pub fn detach_code(&self) -> Code {
-        match self.code() {
-            Code::AttachFailed => Code::DetachFailed,
-            code => code,
         }
     }
 
