@@ -10,7 +10,7 @@ use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::Ip;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::{Fragment, Ipv6};
-use crate::wire::{Defect, checksum, put, tcp, u16_at, udp};
+use crate::wire::{Defect, checksum, icmp, put, tcp, u16_at, udp};
 
 /// What stands in a TCP or UDP checksum field, as the ingress port knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -226,13 +226,22 @@ impl Packet<'_> {
         Ok(true)
     }
 
-    /// Holds what the port said about a partial checksum against the packet.
+    /// Holds what the port said about a partial checksum against the packet. It is finished after
+    /// everything is decided, so it may be the upper layer's own or lie within its payload, where a
+    /// tunnel's inner one does; anywhere else it would rewrite what was decided by.
     pub(crate) fn check_partial_checksum(&self) -> Result<(), DropReason> {
         let Checksum::Partial { start, offset } = self.checksum else { return Ok(()) };
-        let field = usize::from(start) + usize::from(offset);
-        // The sum must not reach into the Ethernet header, nor its result out of the packet.
-        let whole = usize::from(start) >= ethernet::LEN && field + 2 <= self.len();
-        whole.then_some(()).ok_or(DropReason::BadChecksumOffset)
+        let ip = self.ip()?;
+        let (start, offset) = (usize::from(start), usize::from(offset));
+        let upper = ethernet::LEN + ip.upper;
+        let (own_offset, header_len) = match ip.protocol {
+            tcp::PROTOCOL => (tcp::CHECKSUM_OFFSET, tcp::LEN),
+            udp::PROTOCOL => (udp::CHECKSUM_OFFSET, udp::LEN),
+            _ => (icmp::CHECKSUM_OFFSET, icmp::LEN),
+        };
+        let placed = start == upper && offset == own_offset || start >= upper + header_len;
+        let whole = start + offset + 2 <= self.len() && ip.fragment == Fragment::Whole;
+        (placed && whole).then_some(()).ok_or(DropReason::BadChecksumOffset)
     }
 
     /// Takes a TCP or UDP checksum that is only the pseudo-header's sum for a partial one: AF_XDP

@@ -61,7 +61,7 @@ reasons! {
     Malformed,
     /// The IPv4 header checksum is wrong.
     BadHeaderChecksum,
-    /// The port says that a checksum is to be finished, in a place that is not in the packet.
+    /// The port says that a checksum is to be finished, in a place where none can be.
     BadChecksumOffset,
     /// An IPv6 packet has more extension headers than are followed.
     TooManyExtensionHeaders,

@@ -21,6 +21,7 @@
 )]
 
 mod judge;
+mod probe;
 mod transactions;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use std::net::IpAddr;
 
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
-use crate::describe::{Description, Protocol, describe};
+use crate::describe::{Description, describe};
 use crate::packet::{Checksum, Packet};
 use crate::run::{Context, run};
 use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
@@ -36,6 +37,7 @@ use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
 
 pub use judge::assert_sound;
+pub use probe::{Probe, ping, tcp, udp, who_has};
 pub use transactions::{CHANGE_BYTES, assert_consistent, transactions};
 
 /// Bytes in front of every packet sent here, as AF_XDP leaves them.
@@ -263,131 +265,6 @@ impl Node {
         let mut expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
         expected.sort();
         assert_eq!(self.changes(), expected);
-    }
-}
-
-/// Changes a finished frame.
-type Edit = Box<dyn Fn(&mut Vec<u8>)>;
-
-/// A packet to send.
-pub struct Probe {
-    from: String,
-    to: String,
-    source: Option<String>,
-    source_mac: Option<String>,
-    destination_mac: Option<String>,
-    protocol: Protocol,
-    v6: bool,
-    payload_bytes: usize,
-    ttl: u8,
-    checksum: Checksum,
-    edits: Vec<Edit>,
-}
-
-/// A datagram.
-pub fn udp() -> Probe {
-    Probe::new(Protocol::Udp)
-}
-
-/// A SYN.
-pub fn tcp() -> Probe {
-    Probe::new(Protocol::Tcp)
-}
-
-/// An echo request.
-pub fn ping() -> Probe {
-    Probe::new(Protocol::Icmp)
-}
-
-/// A request for a MAC address: ARP, or with [`Probe::v6`] a neighbour solicitation.
-pub fn who_has() -> Probe {
-    Probe::new(Protocol::Arp)
-}
-
-impl Probe {
-    fn new(protocol: Protocol) -> Probe {
-        Probe {
-            from: String::new(),
-            to: String::new(),
-            source: None,
-            source_mac: None,
-            destination_mac: None,
-            protocol,
-            v6: false,
-            payload_bytes: 4,
-            ttl: 64,
-            checksum: Checksum::Complete,
-            edits: Vec::new(),
-        }
-    }
-
-    /// Where it comes in: a Pod, `gateway`, or `tunnel` (then from `remote`).
-    pub fn from(mut self, ingress: &str) -> Probe {
-        if ingress == "tunnel" && self.source.is_none() {
-            self.source = Some("remote".to_owned());
-        }
-        self.from = ingress.to_owned();
-        self
-    }
-
-    /// Its destination: a name or an address.
-    pub fn to(mut self, destination: &str) -> Probe {
-        self.to = destination.to_owned();
-        self
-    }
-
-    /// Its source address, if not the sender's own: a name or an address.
-    pub fn source(mut self, source: &str) -> Probe {
-        self.source = Some(source.to_owned());
-        self
-    }
-
-    /// Its source MAC, if not the sender's own: that of a name.
-    pub fn source_mac(mut self, name: &str) -> Probe {
-        self.source_mac = Some(name.to_owned());
-        self
-    }
-
-    /// Its destination MAC, if not the one learnt: that of a name.
-    pub fn destination_mac(mut self, name: &str) -> Probe {
-        self.destination_mac = Some(name.to_owned());
-        self
-    }
-
-    /// In IPv6.
-    pub fn v6(mut self) -> Probe {
-        self.v6 = true;
-        self
-    }
-
-    /// In IPv6 or not.
-    pub fn in_v6(mut self, v6: bool) -> Probe {
-        self.v6 = v6;
-        self
-    }
-
-    /// TTL or hop limit.
-    pub fn ttl(mut self, ttl: u8) -> Probe {
-        self.ttl = ttl;
-        self
-    }
-
-    /// Bytes of payload.
-    pub fn payload_bytes(mut self, bytes: usize) -> Probe {
-        self.payload_bytes = bytes;
-        self
-    }
-
-    /// What the port says about its checksum.
-    pub fn checksum(mut self, checksum: Checksum) -> Probe {
-        self.checksum = checksum;
-        self
-    }
-
-    /// Changes the finished frame.
-    pub fn edit(mut self, edit: impl Fn(&mut Vec<u8>) + 'static) -> Probe {
-        self.edits.push(Box::new(edit));
-        self
     }
 }
 
