@@ -19,7 +19,7 @@ use crate::devices::{Claims, DeviceError, Devices, OpenDevice};
 use crate::frame::{FrameCache, Region};
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
 use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
-use crate::worker::{Command, Slot};
+use crate::slot::{Command, Slot};
 use crate::workers::{WorkerError, WorkerHandle};
 use crate::writer::{ChangeError, Summary, Transaction, Writer};
 

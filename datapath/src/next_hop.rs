@@ -14,24 +14,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
-use futures::{Stream, StreamExt};
-use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::sys::SocketAddr;
-use rtnetlink::{Handle, MulticastGroup};
 use seine_pipeline::address::Mac;
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::datapath::Wanted;
+use crate::underlay::{Neighbour, NextHopError, Underlay};
 
 /// First wait before an unresolved next hop is tried again; it doubles.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -39,32 +35,12 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 /// Changes of routes come in bursts: they are answered once, this much later.
 const REROUTE_DELAY: Duration = Duration::from_millis(50);
-/// How long an answer of the kernel may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-
-/// Why next hops cannot be followed.
-#[derive(Debug, thiserror::Error)]
-pub enum NextHopError {
-    /// No netlink socket.
-    #[error("cannot listen to the kernel's routes and neighbours: {0}")]
-    Listen(#[from] std::io::Error),
-    /// The kernel did not answer, or refused.
-    #[error("the kernel refused to say or do something about next hop {address}: {reason}")]
-    Kernel {
-        /// The address.
-        address: IpAddr,
-        /// What it said.
-        reason: String,
-    },
-}
-
 type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 
 /// Follows the kernel's routes and neighbours for the peers that are wanted.
 pub struct NextHops {
-    handle: Handle,
+    underlay: Underlay,
     messages: Messages,
-    uplink: u32,
     adjacencies: Arc<AdjacencyTable>,
     wanted: watch::Receiver<Wanted>,
     peers: BTreeMap<usize, Hop>,
@@ -97,7 +73,8 @@ impl NextHops {
         ])?;
         tokio::spawn(connection);
         let peers = BTreeMap::new();
-        Ok(NextHops { handle, messages, uplink, adjacencies, wanted, peers, reroute_at: None })
+        let underlay = Underlay { handle, uplink };
+        Ok(NextHops { underlay, messages, adjacencies, wanted, peers, reroute_at: None })
     }
 
     /// Follows until nobody wants any.
@@ -192,14 +169,14 @@ impl NextHops {
             return self.resolved(index, neighbour, mac);
         }
         self.unresolved(index, Some(neighbour));
-        if let Err(error) = self.use_neighbour(neighbour).await {
+        if let Err(error) = self.underlay.use_neighbour(neighbour).await {
             tracing::warn!(%peer, %error, "next hop not resolved");
         }
     }
 
     async fn look_up(&self, peer: IpAddr) -> Result<Option<(IpAddr, Option<Mac>)>, NextHopError> {
-        let Some(neighbour) = self.route(peer).await? else { return Ok(None) };
-        let message = self.neighbour(neighbour).await?;
+        let Some(neighbour) = self.underlay.route(peer).await? else { return Ok(None) };
+        let message = self.underlay.neighbour(neighbour).await?;
         let mac = message.and_then(|message| Neighbour::of(&message)).and_then(Neighbour::mac);
         Ok(Some((neighbour, mac)))
     }
@@ -241,17 +218,16 @@ impl NextHops {
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
                 if let Some(neighbour) = Neighbour::of(&message)
-                    && message.header.ifindex == self.uplink
+                    && message.header.ifindex == self.underlay.uplink
                 {
                     self.hear_neighbour(neighbour).await;
                 }
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
                 if let Some(neighbour) = Neighbour::of(&message)
-                    && message.header.ifindex == self.uplink
+                    && message.header.ifindex == self.underlay.uplink
                 {
-                    let gone = Neighbour { state: NeighbourState::None, ..neighbour };
-                    self.hear_neighbour(gone).await;
+                    self.hear_neighbour(neighbour.deleted()).await;
                 }
             }
             NetlinkPayload::InnerMessage(
@@ -284,161 +260,15 @@ impl NextHops {
         }
         if using
             && neighbour.state == NeighbourState::Stale
-            && let Err(error) = self.use_neighbour(neighbour.address).await
+            && let Err(error) = self.underlay.use_neighbour(neighbour.address).await
         {
             tracing::warn!(address = %neighbour.address, %error, "next hop not kept fresh");
         }
-    }
-
-    /// The next hop towards an address, if it is by the uplink.
-    async fn route(&self, address: IpAddr) -> Result<Option<IpAddr>, NextHopError> {
-        let mut question = RouteMessage::default();
-        let (family, bits) = family(address);
-        question.header.address_family = family;
-        question.header.destination_prefix_length = bits;
-        question.attributes.push(RouteAttribute::Destination(address.into()));
-        let mut answers = std::pin::pin!(self.handle.route().get(question).execute());
-        let answer = match tokio::time::timeout(ANSWER_LIMIT, answers.next()).await {
-            Ok(Some(Ok(answer))) => answer,
-            // "Network is unreachable" is an answer, too.
-            Ok(Some(Err(rtnetlink::Error::NetlinkError(_)))) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(kernel(address, error.to_string())),
-            Ok(None) => return Ok(None),
-            Err(_) => return Err(kernel(address, "no answer".to_owned())),
-        };
-        let mut by_uplink = false;
-        let mut gateway = None;
-        for attribute in answer.attributes {
-            match attribute {
-                RouteAttribute::Oif(index) => by_uplink = index == self.uplink,
-                RouteAttribute::Gateway(RouteAddress::Inet(hop))
-                | RouteAttribute::Via(RouteVia::Inet(hop)) => gateway = Some(hop.into()),
-                RouteAttribute::Gateway(RouteAddress::Inet6(hop))
-                | RouteAttribute::Via(RouteVia::Inet6(hop)) => gateway = Some(hop.into()),
-                _ => {}
-            }
-        }
-        Ok(by_uplink.then_some(gateway.unwrap_or(address)))
-    }
-
-    /// What the kernel knows of a neighbour.
-    async fn neighbour(&self, address: IpAddr) -> Result<Option<NeighbourMessage>, NextHopError> {
-        let mut message =
-            NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(self.question(address)));
-        message.header.flags = NLM_F_REQUEST;
-        let mut handle = self.handle.clone();
-        let answers =
-            handle.request(message).map_err(|error| kernel(address, error.to_string()))?;
-        match first(answers, address).await? {
-            Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour))) => {
-                Ok(Some(neighbour))
-            }
-            // The kernel knows none.
-            _ => Ok(None),
-        }
-    }
-
-    /// Makes the kernel resolve a neighbour, as if it had sent to it.
-    async fn use_neighbour(&self, address: IpAddr) -> Result<(), NextHopError> {
-        let mut neighbour = self.question(address);
-        neighbour.header.state = NeighbourState::None;
-        neighbour.header.flags = NeighbourFlags::Use;
-        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(neighbour));
-        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        let mut handle = self.handle.clone();
-        let answers =
-            handle.request(message).map_err(|error| kernel(address, error.to_string()))?;
-        match first(answers, address).await? {
-            Some(NetlinkPayload::Error(error)) if error.code.is_some() => {
-                Err(kernel(address, error.to_string()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn question(&self, address: IpAddr) -> NeighbourMessage {
-        let mut question = NeighbourMessage::default();
-        question.header.family = family(address).0;
-        question.header.ifindex = self.uplink;
-        question.attributes.push(NeighbourAttribute::Destination(match address {
-            IpAddr::V4(address) => NeighbourAddress::Inet(address),
-            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-        }));
-        question
-    }
-}
-
-/// What matters of a neighbour message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Neighbour {
-    address: IpAddr,
-    state: NeighbourState,
-    link_layer_address: Option<Mac>,
-}
-
-impl Neighbour {
-    fn of(message: &NeighbourMessage) -> Option<Neighbour> {
-        let mut address = None;
-        let mut link_layer_address = None;
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(it)) => {
-                    address = Some(IpAddr::V4(*it));
-                }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(it)) => {
-                    address = Some(IpAddr::V6(*it));
-                }
-                NeighbourAttribute::LinkLayerAddress(bytes) => {
-                    link_layer_address = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
-                }
-                _ => {}
-            }
-        }
-        Some(Neighbour { address: address?, state: message.header.state, link_layer_address })
-    }
-
-    /// The MAC address, if the kernel would use it.
-    fn mac(self) -> Option<Mac> {
-        match self.state {
-            NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-            | NeighbourState::Noarp
-            | NeighbourState::Permanent => self.link_layer_address,
-            _ => None,
-        }
-    }
-
-    fn gone(self) -> bool {
-        matches!(self.state, NeighbourState::Failed | NeighbourState::None)
     }
 }
 
 async fn sleep_until(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due).await;
-    }
-}
-
-async fn first(
-    answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
-    address: IpAddr,
-) -> Result<Option<NetlinkPayload<RouteNetlinkMessage>>, NextHopError> {
-    let mut answers = std::pin::pin!(answers);
-    match tokio::time::timeout(ANSWER_LIMIT, answers.next()).await {
-        Ok(answer) => Ok(answer.map(|message| message.payload)),
-        Err(_) => Err(kernel(address, "no answer".to_owned())),
-    }
-}
-
-fn kernel(address: IpAddr, reason: String) -> NextHopError {
-    NextHopError::Kernel { address, reason }
-}
-
-fn family(address: IpAddr) -> (AddressFamily, u8) {
-    match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     }
 }

@@ -29,9 +29,10 @@ use crate::datapath::{Datapath, PortError};
 use crate::frame::{Region, RegionError};
 use crate::links;
 use crate::netns::{Namespace, NamespaceError};
-use crate::next_hop::{NextHopError, NextHops};
+use crate::next_hop::NextHops;
 use crate::node_devices::{NodeDevices, NodeDevicesError, Opened};
 use crate::service::DatapathService;
+use crate::underlay::NextHopError;
 use crate::workers::{self, WorkerError, WorkersPlan};
 use crate::writer::Writer;
 

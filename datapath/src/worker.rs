@@ -11,97 +11,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::AdjacencyTable;
-use seine_pipeline::limits::{BATCH_MAX, PORTS_MAX};
+use seine_pipeline::limits::PORTS_MAX;
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::run::{self, Context};
 use seine_pipeline::verdict::{DropReason, Outcome};
-use tokio::sync::oneshot;
 
-use crate::counters::{PortCounters, WorkerCounters};
+use crate::counters::WorkerCounters;
 use crate::frame::{Batch, Frame, FrameCache};
 use crate::machine::{Bed, Wake, cycles};
-use crate::port::{Queue, QueueStats};
 use crate::publish::PublicationReader;
+use crate::slot::{Command, Slot};
 
-/// Commands that can wait for one worker. The writer sends a handful per port and waits for each.
-pub const COMMANDS_MAX: usize = 64;
+/// Wakes in a row that bring no packet before a worker asks its queues what is the matter: a device
+/// that vanished polls readable for ever.
+const FRUITLESS_WAKES_MAX: u32 = 16;
 
 /// How long a worker sleeps at most while it owns a queue that cannot wake it.
 const UNWAKEABLE_SLEEP_MS: i32 = 1;
-
-/// One queue in a worker's hands, with everything that is kept for it.
-pub struct Slot {
-    port: PortId,
-    queue: Box<dyn Queue>,
-    counters: Arc<PortCounters>,
-    partial_checksum: bool,
-    /// Frames that leave by this port at the end of the round.
-    egress: Batch,
-    /// The ports they came in by, in the same order.
-    senders: ArrayVec<PortId, BATCH_MAX>,
-    /// Whether this round transmitted to it.
-    touched: bool,
-    /// Whether something may be under way since the last flush at rest.
-    unsettled: bool,
-    seen: QueueStats,
-}
-
-impl Slot {
-    /// A slot for a queue of `port`.
-    pub fn new(port: PortId, queue: Box<dyn Queue>, counters: Arc<PortCounters>) -> Box<Slot> {
-        let partial_checksum = queue.takes_partial_checksum();
-        Box::new(Slot {
-            port,
-            queue,
-            counters,
-            partial_checksum,
-            egress: Batch::new(),
-            senders: ArrayVec::new(),
-            touched: false,
-            unsettled: false,
-            seen: QueueStats::default(),
-        })
-    }
-
-    /// Closes the queue; what it still holds goes to `frames`.
-    pub fn close(self: Box<Self>, frames: &mut FrameCache) {
-        let slot = *self;
-        for frame in slot.egress {
-            frames.free(frame);
-        }
-        slot.queue.close(frames);
-    }
-
-    /// Carries what the queue counted itself over into the counters.
-    fn sample(&mut self) {
-        let now = self.queue.stats();
-        let seen = std::mem::replace(&mut self.seen, now);
-        self.counters.system_calls.add(now.system_calls.saturating_sub(seen.system_calls));
-        self.counters
-            .count_drop(DropReason::EgressRefused, now.refused.saturating_sub(seen.refused));
-        self.counters
-            .count_drop(DropReason::NoFrame, now.device_drops.saturating_sub(seen.device_drops));
-        if let Some(fault) = self.queue.fault() {
-            // Only the first counts: it is what stopped the queue.
-            let _ = self.counters.fault.set(fault);
-        }
-    }
-}
-
-/// What the writer asks of a worker. Each answer says that it is done; a slot that comes back is
-/// closed by the writer, so that no worker waits for the kernel to take a device apart.
-pub enum Command {
-    /// Own this queue from now on. Comes back when its port has a queue here already.
-    Add(Box<Slot>, oneshot::Sender<Option<Box<Slot>>>),
-    /// Hand back the queue of a port.
-    Remove(PortId, oneshot::Sender<Option<Box<Slot>>>),
-    /// Carry the queues' own counts over into the counters.
-    Sample(oneshot::Sender<()>),
-}
 
 /// How a worker waits for packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,10 +106,12 @@ impl Worker {
     /// Works until told to stop.
     pub fn serve(&mut self) {
         let mut idle_since: Option<Instant> = None;
+        let mut fruitless_wakes = 0;
         while !self.parts.stop.load(Ordering::Relaxed) {
             self.obey();
             if self.round() > 0 {
                 idle_since = None;
+                fruitless_wakes = 0;
                 continue;
             }
             let Poll::Adaptive { spin } = self.parts.poll else {
@@ -194,11 +125,13 @@ impl Worker {
             if self.settle() {
                 continue;
             }
-            self.rest();
-            // One round decides whether to spin again: a wake without a packet costs one look.
-            if self.parts.stop.load(Ordering::Relaxed) {
-                return;
+            if fruitless_wakes == FRUITLESS_WAKES_MAX {
+                fruitless_wakes = 0;
+                self.sample();
             }
+            self.rest();
+            // The next round decides whether to spin again: a wake without a packet costs a look.
+            fruitless_wakes += 1;
         }
     }
 
@@ -275,6 +208,8 @@ impl Worker {
                     adjacencies: &self.parts.adjacencies,
                     trace: None,
                 };
+                #[cfg(test)]
+                tests::trip(&packet);
                 let outcome = run::run(&mut packet, &mut context);
                 if let Outcome::Output(egress) = outcome
                     && packet.checksum != Checksum::Complete
@@ -443,3 +378,7 @@ fn bytes_of(batch: &Batch) -> u64 {
 fn takes_partial(slots: &[Option<Box<Slot>>], egress: PortId) -> bool {
     slots[egress.index()].as_ref().is_none_or(|slot| slot.partial_checksum)
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+pub(crate) mod tests;

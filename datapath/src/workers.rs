@@ -19,7 +19,8 @@ use crate::crash;
 use crate::frame::{FrameCache, Region};
 use crate::machine::Wake;
 use crate::publish::{PublicationReader, PublicationWriter, publication};
-use crate::worker::{COMMANDS_MAX, Command, Poll, Worker, WorkerParts};
+use crate::slot::{COMMANDS_MAX, Command};
+use crate::worker::{Poll, Worker, WorkerParts};
 
 /// How long a worker may take to answer a command: as long as a batch, in truth.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -181,5 +182,84 @@ fn work(mut worker: Worker, index: usize, core: Option<usize>, crash_folder: Pat
             Err(error) => tracing::error!(worker = index, %error, "panicked, and no report"),
         }
         process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::counters::PortCounters;
+    use crate::port::memory::{self, MemoryOptions};
+    use crate::slot::Slot;
+    use crate::worker::tests::{objects, tripping_packet};
+    use seine_pipeline::address::PortId;
+    use seine_pipeline::packet::Checksum;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command as Process;
+
+    const CRASH_FOLDER: &str = "SEINE_TEST_CRASH_FOLDER";
+
+    fn start_one(crash_folder: PathBuf, region: &'static Region) -> WorkerHandle {
+        let poll = Poll::Adaptive { spin: Duration::from_micros(20) };
+        let plan = WorkersPlan { cores: vec![None], poll, crash_folder };
+        let state = State::new(7).apply(&objects()).unwrap();
+        let (_, mut handles) = start(&plan, region, &Arc::default(), state).unwrap();
+        handles.remove(0)
+    }
+
+    /// Not a test of its own: what the next one runs as a process.
+    #[test]
+    fn process_that_panics() {
+        let Ok(folder) = std::env::var(CRASH_FOLDER) else { return };
+        crash::install_hook();
+        let region = Region::map(256, 2048).unwrap();
+        let handle = start_one(folder.into(), region);
+        let (mut queues, mut wires) = memory::open(region, MemoryOptions::default()).unwrap();
+        let slot = Slot::new(PortId::new(2).unwrap(), queues.remove(0), Arc::default());
+        assert!(wires[0].inject(&tripping_packet(), Checksum::Complete));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(handle.ask(|done| Command::Add(slot, done))).unwrap();
+        std::thread::sleep(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_worker_that_panics_saves_its_frame_and_ends_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Process::new(std::env::current_exe().unwrap())
+            .args(["--exact", "workers::tests::process_that_panics", "--nocapture"])
+            .env(CRASH_FOLDER, folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let [capture, text] = files.try_into().unwrap();
+        let report = std::fs::read_to_string(text).unwrap();
+        assert!(report.starts_with("worker 0: panicked at "), "{report}");
+        assert!(report.contains("tripped\ningress port 2\n"), "{report}");
+        let mut reader = pcap_file::pcap::PcapReader::new(std::fs::File::open(capture).unwrap());
+        let packet = reader.as_mut().unwrap().next_packet().unwrap().unwrap();
+        assert_eq!(*packet.data, tripping_packet());
+    }
+
+    #[test]
+    fn a_slot_for_a_port_that_has_one_comes_back() {
+        let region = Region::map(256, 2048).unwrap();
+        let handle = start_one(PathBuf::new(), region);
+        let options = MemoryOptions { queues: 2, ..MemoryOptions::default() };
+        let (queues, _wires) = memory::open(region, options).unwrap();
+        let counters: Arc<PortCounters> = Arc::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let answers: Vec<bool> = queues
+            .into_iter()
+            .map(|queue| {
+                let slot = Slot::new(PortId::new(2).unwrap(), queue, counters.clone());
+                let answer = runtime.block_on(handle.ask(|done| Command::Add(slot, done)));
+                answer.unwrap().is_none()
+            })
+            .collect();
+        assert_eq!(answers, [true, false]);
     }
 }

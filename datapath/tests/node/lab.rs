@@ -94,6 +94,13 @@ impl Lab {
     /// A Pod with the address 10.10.<node>.<number>, attached to interface "pod<number>".
     pub fn pod(&mut self, node: usize, number: u8) -> String {
         let pod = self.namespace(&format!("n{}p{number}", node + 1));
+        run(&format!("ip -n {pod} link set lo up"));
+        self.link(node, number, &pod);
+        pod
+    }
+
+    /// The link of a Pod to its node.
+    pub fn link(&self, node: usize, number: u8, pod: &str) {
         let Node { ports_namespace, number: node, .. } = &self.nodes[node];
         run(&format!(
             "ip link add pod{number} numrxqueues 2 numtxqueues 2 mtu 1450 netns {ports_namespace} \
@@ -103,10 +110,8 @@ impl Lab {
         run(&format!("ip -n {pod} link set eth0 address {}", text(&mac)));
         run(&format!("ip -n {ports_namespace} link set pod{number} up"));
         run(&format!("ip -n {pod} link set eth0 up"));
-        run(&format!("ip -n {pod} link set lo up"));
         run(&format!("ip -n {pod} addr add 10.10.{node}.{number}/24 dev eth0"));
         run(&format!("ip -n {pod} route add default via 10.10.{node}.1"));
-        pod
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Lab, attempt, run};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use seine_datapath_api::v1;
 use seine_datapath_api::v1::datapath_client::DatapathClient;
 use tonic::transport::Channel;
@@ -200,4 +201,54 @@ async fn what_is_missing_on_the_node_is_said_before_anything_changes() {
     assert!(lines.contains("`eth0` is down; `ip link set eth0 up`"), "{lines}");
     assert!(lines.contains("`eth0` has 1 queues and 2 workers want one each"), "{lines}");
     assert!(!node.run_dir.exists(), "nothing was changed");
+}
+
+/// Seconds of processor time that a process and all its threads have used.
+fn processor_seconds(process: Pid) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum();
+    ticks / 100.0
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN"]
+async fn thirty_idle_pods_cost_next_to_no_processor_time() {
+    let mut lab = Lab::new();
+    let mut client = lab.nodes[0].start().await;
+    let numbers: Vec<u8> = (2..32).collect();
+    let pods: Vec<String> = numbers.iter().map(|&number| lab.pod(0, number)).collect();
+    lab.nodes[0].install(&mut client, &numbers).await;
+    assert!(reaches(&pods[0], "10.10.1.31"));
+    // Neighbour discovery of new interfaces goes on for a few seconds.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let process = lab.nodes[0].child().unwrap();
+    let before = processor_seconds(process);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let used = processor_seconds(process) - before;
+    assert!(used <= 0.1, "{used} s of 5");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN"]
+async fn a_pod_that_vanishes_costs_no_processor_time_and_can_come_back() {
+    let mut lab = Lab::new();
+    let mut client = lab.nodes[0].start().await;
+    let (one, two) = (lab.pod(0, 2), lab.pod(0, 3));
+    lab.nodes[0].install(&mut client, &[2, 3]).await;
+    assert!(reaches(&one, "10.10.1.3"));
+    run(&format!("ip -n {two} link delete eth0"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let process = lab.nodes[0].child().unwrap();
+    let before = processor_seconds(process);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let used = processor_seconds(process) - before;
+    assert!(used <= 0.1, "{used} s of 3");
+    let ports = client.list_ports(v1::ListPortsRequest {}).await.unwrap().into_inner().ports;
+    let port = ports.iter().find(|port| port.name == "pod3").unwrap();
+    assert!(port.fault.contains("pod3"), "{port:?}");
+
+    lab.link(0, 3, &two);
+    lab.nodes[0].install(&mut client, &[2, 3]).await;
+    assert!(reaches(&one, "10.10.1.3"), "{}", lab.nodes[0].log());
 }
