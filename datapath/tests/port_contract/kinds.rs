@@ -165,7 +165,7 @@ impl Kind for AfXdp {
     }
 
     fn transmit_ring(&self) -> Option<usize> {
-        Some(1024)
+        Some(2048)
     }
 
     fn oversize(&self) -> usize {

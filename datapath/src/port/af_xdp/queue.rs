@@ -7,9 +7,10 @@
 //! [`QueueFault`], and closing it gives every frame back once.
 //!
 //! An idle queue holds [`FILL_MIN`] frames. When half of what it posted comes back at once the
-//! level doubles, up to the ring, as long as a quarter of all frames is free. After many calm
-//! rounds it halves again; the frames posted above it return with the packets that fill them, for
-//! a fill ring cannot be taken back.
+//! level doubles, up to the ring, as long as a quarter of all frames is free. After many rounds of
+//! light traffic it halves again; the frames posted above it return with the packets that fill
+//! them, for a fill ring cannot be taken back. So a port that goes silent after a burst keeps what
+//! it had grown to.
 
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, RawFd};
@@ -26,12 +27,13 @@ use crate::port::{Queue, QueueFault, QueueStats};
 /// Frames that an idle queue holds: one batch.
 const FILL_MIN: u32 = 64;
 
-/// Rounds of little traffic after which the level halves.
+/// Rounds of light traffic in a row after which the level halves. Rounds without any do not count:
+/// nothing comes back in them.
 const CALM_ROUNDS: u32 = 4096;
 
-/// System calls that one flush makes at most. A ring of 1024 is sent in 32 where the kernel stops
-/// after 32 descriptors.
-const KICKS_MAX: u32 = 48;
+/// System calls that one flush makes at most: where the kernel stops after 32 descriptors, a ring
+/// of 2048 takes 64.
+const KICKS_MAX: u32 = 64;
 
 /// Bytes of an Ethernet header, the least that a device takes.
 const ETHERNET_BYTES: usize = 14;
@@ -128,6 +130,9 @@ impl AfXdpQueue {
 
     /// Raises or lowers the level by how much of it came back at once.
     fn adjust_level(&mut self, returned: u32) {
+        if returned == 0 {
+            return;
+        }
         if returned >= self.fill_level / 2 {
             self.calm_rounds = 0;
             let plenty = self.region.free_frames() > self.region.frames() / 4;
@@ -304,7 +309,8 @@ impl Queue for AfXdpQueue {
             self.stop(QueueFault::DeviceGone(self.interface.clone()));
         }
         let device_drops = self.socket.statistics().map_or(0, |counted| {
-            counted.rx_dropped + counted.rx_ring_full + counted.rx_fill_ring_empty_descs
+            // What found the fill ring empty is among the dropped.
+            counted.rx_dropped + counted.rx_ring_full
         });
         QueueStats {
             system_calls: self.system_calls,
