@@ -14,12 +14,11 @@ use crate::configuration::Configuration;
 use crate::port::{Interface, OpenError};
 
 /// Rights that are needed, with their bit in the kernel's sets and what for.
-const RIGHTS: [(&str, u32, &str); 5] = [
+const RIGHTS: [(&str, u32, &str); 4] = [
     ("CAP_NET_ADMIN", 12, "to attach programs and make the gateway"),
     ("CAP_NET_RAW", 13, "to open AF_XDP sockets"),
     ("CAP_SYS_ADMIN", 21, "to enter the ports namespace and mount a BPF file system"),
     ("CAP_BPF", 39, "to load programs and maps"),
-    ("CAP_DAC_OVERRIDE", 1, "to write below /run whoever owns it"),
 ];
 
 /// Exempts from the limit on locked memory.
@@ -182,8 +181,7 @@ fn gateway(configuration: &Configuration, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether the interface is a tap, so one of ours or free to become it. The kernel's process file
-/// system shows the network namespace of the process, `/sys` that of whoever mounted it.
+/// Whether the interface is a tap, so one of ours or free to become it.
 fn is_tap(name: &str) -> bool {
     crate::links::kind(name).is_ok_and(|kind| kind.as_deref() == Some("tun"))
 }

@@ -170,7 +170,7 @@ impl Default for Workers {
 
 impl Default for Frames {
     fn default() -> Self {
-        Frames { count: 65536, bytes: 2048 }
+        Frames { count: 32768, bytes: 2048 }
     }
 }
 

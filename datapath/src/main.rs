@@ -136,7 +136,7 @@ fn worker_process(configuration: &Configuration, parent: Pid) -> ExitCode {
             tracing::error!("{}", with_sources(&error));
             // What does not start will not start in a second either, unless somebody mends it.
             match error {
-                ProcessError::Serve { .. } => ExitCode::FAILURE,
+                ProcessError::Serve { .. } | ProcessError::NextHopsEnded => ExitCode::FAILURE,
                 _ => ExitCode::from(EXIT_REFUSED),
             }
         }

@@ -68,6 +68,9 @@ pub enum ProcessError {
     /// Next hops.
     #[error(transparent)]
     NextHops(#[from] NextHopError),
+    /// They are not followed any more.
+    #[error("the kernel's news of routes and neighbours have ended")]
+    NextHopsEnded,
     /// The namespace of Pod links.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -114,7 +117,7 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     datapath.open_node_port(PortKind::Gateway, gateway).await?;
     datapath.open_node_port(PortKind::Uplink, uplink).await?;
     let next_hops = NextHops::listen(uplink_index, adjacencies, datapath.wanted())?;
-    tokio::spawn(next_hops.follow());
+    let mut following = tokio::spawn(next_hops.follow());
 
     let socket = configuration.socket();
     let listener = listen(&socket)?;
@@ -131,6 +134,7 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     );
     let ending = tokio::select! {
         served = server => served.map_err(|source| ProcessError::Serve { path: socket, source }),
+        _ = &mut following => Err(ProcessError::NextHopsEnded),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };

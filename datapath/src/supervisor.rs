@@ -22,6 +22,9 @@ pub const RESTARTS_MAX: usize = 5;
 /// See [`RESTARTS_MAX`].
 pub const WINDOW: Duration = Duration::from_secs(60);
 
+/// Pause before another start when one was refused that had worked before.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Time to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -69,7 +72,8 @@ pub async fn supervise(mut command: impl FnMut() -> Command) -> io::Result<Endin
         if status.success() {
             return Ok(Ending::Stopped);
         }
-        if status.code() == Some(EXIT_REFUSED.into()) {
+        let refused = status.code() == Some(EXIT_REFUSED.into());
+        if refused && restarts.is_empty() {
             return Ok(Ending::Refused);
         }
         let now = Instant::now();
@@ -88,6 +92,10 @@ pub async fn supervise(mut command: impl FnMut() -> Command) -> io::Result<Endin
             return Ok(Ending::GaveUp);
         }
         tracing::error!("the worker process {ended}; starting another");
+        if refused {
+            // It ran before, so what is in its way may pass: a device that is still being freed.
+            tokio::time::sleep(REFUSED_PAUSE).await;
+        }
     }
 }
 
@@ -155,6 +163,20 @@ mod tests {
             format!("echo start >> {path}; [ $(wc -l < {path}) -gt {RESTARTS_MAX} ] || kill -9 $$");
         assert_eq!(supervise(shell(script)).await.unwrap(), Ending::Stopped);
         assert_eq!(starts(&log), RESTARTS_MAX + 1);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_after_a_crash_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("starts");
+        let path = log.display();
+        // Killed, then refused, then it ends well.
+        let script = format!(
+            "echo start >> {path}; case $(wc -l < {path}) in \
+             1) kill -9 $$;; 2) exit {EXIT_REFUSED};; esac"
+        );
+        assert_eq!(supervise(shell(script)).await.unwrap(), Ending::Stopped);
+        assert_eq!(starts(&log), 3);
     }
 
     #[tokio::test]
