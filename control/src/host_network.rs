@@ -219,7 +219,7 @@ fn routes(plan: &HostPlan) -> Result<(), HostNetworkError> {
             warn!(destination = %route.destination, protocol = other.protocol,
                 "replacing a route that somebody else has made to a peer's Pods");
         }
-        info!(destination = %route.destination, via = ?route.gateway, "adding the route to a peer");
+        info!(destination = %route.destination, "adding the route to a peer");
         netlink.replace_route(route)?;
     }
     Ok(())

@@ -12,11 +12,12 @@ mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use seine_datapath_api::v1;
 use tokio::sync::{Semaphore, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::attachments::{Attachment, AttachmentKey, Attachments};
 use crate::compile::{LocalNode, endpoint};
@@ -98,20 +99,20 @@ impl Attacher {
             if !before.detaching && self.is_there(&before, &pod).await? {
                 return Err(AttachError::Exists(request.key));
             }
-            info!(%request.key, "removing what is left of an earlier attachment");
+            info!(key = %request.key, "removing what is left of an earlier attachment");
             self.detach(&before).await?;
         }
         let attachment = self.reserve(&request, &facts)?;
         match self.install(&attachment, &facts, pod).await {
             Ok(attached) => {
-                info!(%request.key, endpoint = attachment.endpoint, port = attachment.port,
+                info!(key = %request.key, endpoint = attachment.endpoint, port = attachment.port,
                     addresses = ?attachment.addresses, "attached");
                 Ok(attached)
             }
             Err(error) => {
-                warn!(%request.key, "not attached: {error}");
+                warn!(key = %request.key, "not attached: {error}");
                 if let Err(error) = self.detach(&attachment).await {
-                    warn!(%request.key, "cleaning up after the failed attachment: {error}");
+                    warn!(key = %request.key, "cleaning up after the failed attachment: {error}");
                 }
                 Err(error)
             }
@@ -191,7 +192,7 @@ impl Attacher {
             if links.contains(&attachment.port) {
                 self.session.desire(endpoint(&attachment), &attachment.port);
             } else {
-                info!(%attachment.key, endpoint = attachment.endpoint,
+                info!(key = %attachment.key, endpoint = attachment.endpoint,
                     "its link is gone; the address is free once the datapath has forgotten it");
                 self.attachments.mark_detaching(&attachment.key);
             }
@@ -291,16 +292,27 @@ impl Attacher {
             queues: facts.queues,
             addresses: addresses.clone(),
         };
-        // The record reaches the disk while the kernel makes the link.
+        // The record reaches the disk while link and port are made; only the endpoint, which lets
+        // packets with the address pass, waits for it.
+        let start = Instant::now();
         let made = async {
-            let _permit = self.links.acquire().await;
-            facts.ports.run(move || pod_link::make(&link, &pod)).await?
+            let permit = self.links.acquire().await;
+            let host_mac = facts.ports.run(move || pod_link::make(&link, &pod)).await??;
+            drop(permit);
+            let link_time = start.elapsed();
+            self.session.open_port(&attachment.port).await?;
+            Ok::<_, AttachError>((host_mac, link_time, start.elapsed()))
         };
-        let (made, recorded) = tokio::join!(made, self.attachments.persist());
-        let host_mac = made?;
+        let recorded = async {
+            let recorded = self.attachments.persist().await;
+            (recorded, start.elapsed())
+        };
+        let (made, (recorded, record)) = tokio::join!(made, recorded);
+        let (host_mac, link, port) = made?;
         recorded?;
-        self.session.open_port(&attachment.port).await?;
         self.session.change(vec![endpoint(attachment)], Vec::new()).await?;
+        debug!(key = %attachment.key, ?record, ?link, ?port, endpoint = ?start.elapsed(),
+            "the steps of the attachment were done after");
         Ok(Attached { attachment: attachment.clone(), host_mac, addresses })
     }
 
