@@ -1,8 +1,10 @@
-//! Decides: a packet and the installed [`State`](state::State) give an [`Outcome`](verdict::Outcome).
+//! Decides: a packet and the installed [`State`](state::State) give an
+//! [`Outcome`](verdict::Outcome).
 //!
 //! Nothing here does I/O, reads a clock, starts a thread or is `unsafe`: the same packets, objects
 //! and clock give the same output, on a node as on a laptop. The datapath owns the memory that a
-//! [`Packet`](packet::Packet) looks into and moves it between ports; this crate reads and rewrites it.
+//! [`Packet`](packet::Packet) looks into and moves it between ports; this crate reads and rewrites
+//! it.
 //!
 //! A packet walks the [`STAGES`] in order; each holds tables named as Antrea names them.
 

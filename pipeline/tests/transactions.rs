@@ -189,7 +189,8 @@ fn a_node_must_be_one_and_fit_what_is_installed() {
         ),
         (
             |it| it.gateway_addresses.truncate(1),
-            "node `node1` is refused: gateway_addresses: one address within fd00:10:1::/64 is needed",
+            "node `node1` is refused: gateway_addresses: one address within fd00:10:1::/64 \
+             is needed",
         ),
         (
             |it| it.tunnel_mtu = 1200,

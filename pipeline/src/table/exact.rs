@@ -120,7 +120,7 @@ mod tests {
                 for key in 0..300 {
                     prop_assert_eq!(fast.get(&key), naive.get(&key));
                 }
-                let all: HashMap<u16, u32> = fast.iter().map(|(key, entry)| (*key, *entry)).collect();
+                let all: HashMap<u16, u32> = fast.iter().map(|(key, it)| (*key, *it)).collect();
                 prop_assert_eq!(&all, naive);
             }
         }

@@ -112,35 +112,36 @@ fn mtu(byte: u8) -> u16 {
     [1450, 1500, 1280, 576, 60][usize::from(byte % 5)]
 }
 
-/// Makes the transactions one after the other, from nothing, and asserts after each: the order
-/// within it did not matter, and what has grown change by change is what its objects make at once.
-/// Gives the number of those accepted.
+/// Makes the transactions one after the other, from nothing, each forwards and backwards. Asserts
+/// that the order within them did not matter, that each did what it says, and in the end that what
+/// has grown change by change is what its objects make at once. Gives the number of those accepted.
 #[track_caller]
 pub fn assert_consistent(bytes: &[u8]) -> usize {
-    let (mut state, mut accepted) = (State::new(3), 0);
-    for changes in transactions(bytes) {
-        let backwards: Vec<_> = changes.iter().rev().cloned().collect();
-        let (next, mirrored) = (state.apply(&changes), state.apply(&backwards));
+    let (mut state, mut mirror, mut accepted) = (State::new(3), State::new(4), 0);
+    for mut changes in transactions(bytes) {
+        let next = state.apply(&changes);
+        changes.reverse();
+        let mirrored = mirror.apply(&changes);
         assert_eq!(next.is_ok(), mirrored.is_ok(), "{changes:#?}");
-        let Ok(next) = next else { continue };
-        let ids = next.object_ids();
-        let objects = ids.iter().filter_map(|id| next.object(id));
-        let upserts: Vec<_> = objects.map(Change::Upsert).collect();
-        assert_eq!(upserts.len(), ids.len());
-        let rebuilt = State::new(4).apply(&upserts).expect("what is in force can be installed");
-        assert_same(&next, &rebuilt);
-        assert_same(&next, &mirrored.expect("as its mirror image"));
+        let (Ok(next), Ok(mirrored)) = (next, mirrored) else { continue };
         for change in &changes {
             match change {
                 Change::Upsert(object) => {
-                    assert_eq!(next.object(&object.id()).as_ref(), Some(object))
+                    assert_eq!(next.object(&object.id()).as_ref(), Some(object));
                 }
                 Change::Delete(id) => assert_eq!(next.object(id), None),
             }
         }
-        state = next;
+        (state, mirror) = (next, mirrored);
         accepted += 1;
     }
+    let ids = state.object_ids();
+    let upserts: Vec<_> =
+        ids.iter().filter_map(|id| state.object(id)).map(Change::Upsert).collect();
+    assert_eq!(upserts.len(), ids.len());
+    let rebuilt = State::new(5).apply(&upserts).expect("what is in force can be installed");
+    assert_same(&state, &rebuilt);
+    assert_same(&state, &mirror);
     accepted
 }
 
