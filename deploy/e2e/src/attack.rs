@@ -115,12 +115,15 @@ pub const ATTACKS: [Attack; 14] = [
     Attack {
         name: "a neighbour advertisement for another Pod's address",
         frames: |f, m| {
-            let (own, near) = (f.hostile.mac, &f.near);
-            let to_near = frames::neighbor_advertisement(near.mac, own, near.v6, f.far.v6, own, m);
+            let (own, near, claim) = (f.hostile.mac, &f.near, (f.far.v6, f.hostile.mac));
             let everybody = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
             let group = [0x33, 0x33, 0, 0, 0, 1];
-            let to_all = frames::neighbor_advertisement(group, own, everybody, f.far.v6, own, m);
-            vec![to_near, to_all]
+            let from = |source: Ipv6Addr| {
+                [(near.mac, near.v6), (group, everybody)].map(|(to, destination)| {
+                    frames::neighbor_advertisement(to, own, source, destination, claim, m)
+                })
+            };
+            [from(f.far.v6), from(f.hostile.v6)].concat()
         },
     },
     Attack {
@@ -191,7 +194,13 @@ fn tunnelled(
     pretended: Ipv4Addr,
     marker: Marker,
 ) -> Vec<u8> {
-    let inner = frames::udp(target.mac, FALSE_MAC, pretended.into(), target.v4.into(), marker);
+    let inner = frames::udp(
+        field.tunnel.inner_mac(target.mac),
+        FALSE_MAC,
+        pretended.into(),
+        target.v4.into(),
+        marker,
+    );
     let own = (IpAddr::V4(field.hostile.v4), 50_000);
     let to = (IpAddr::V4(node), field.tunnel.port());
     let payload = field.tunnel.wrap(&inner);
@@ -204,6 +213,15 @@ impl Tunnel {
         match self {
             Tunnel::Geneve => 6081,
             Tunnel::Vxlan => 4789,
+        }
+    }
+
+    /// The destination of the frame inside, for one that is `owner`'s.
+    pub fn inner_mac(self, owner: Mac) -> Mac {
+        match self {
+            // Antrea's word for "the node over there".
+            Tunnel::Geneve => [0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff],
+            Tunnel::Vxlan => owner,
         }
     }
 

@@ -89,7 +89,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
 }
 
 /// Runs them, prints each with its time, and a last line of sums; how many failed.
-pub fn run(cases: &[Case]) -> usize {
+pub fn run(cases: &[Case], keep_failed: bool) -> usize {
     let mut failed = 0;
     for (number, case) in cases.iter().enumerate() {
         let begin = Instant::now();
@@ -104,6 +104,12 @@ pub fn run(cases: &[Case]) -> usize {
                 println!("FAIL  {:<78} {took:>5.1} s\n      {failure}", case.name);
                 if let Some(folder) = stage.save_logs() {
                     println!("      logs are in {}", folder.display());
+                }
+                if keep_failed && let Some(cluster) = stage.cluster.take() {
+                    println!("      its cluster is left up: seine-e2e down {}", stage.run);
+                    if let Err(failure) = cluster.keep() {
+                        println!("      {failure}");
+                    }
                 }
             }
         }

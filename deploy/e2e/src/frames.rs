@@ -112,9 +112,9 @@ pub fn arp(
 pub fn neighbor_advertisement(
     to: Mac,
     from: Mac,
+    source: Ipv6Addr,
     destination: Ipv6Addr,
-    claimed: Ipv6Addr,
-    link: Mac,
+    (claimed, link): (Ipv6Addr, Mac),
     marker: Marker,
 ) -> Vec<u8> {
     let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
@@ -125,7 +125,7 @@ pub fn neighbor_advertisement(
     message.extend([253, 3]);
     message.extend(marker.0);
     message.extend([0; 6]);
-    let (source, destination) = (IpAddr::V6(claimed), IpAddr::V6(destination));
+    let (source, destination) = (IpAddr::V6(source), IpAddr::V6(destination));
     let sum = transport_checksum(source, destination, ICMPV6, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     // Neighbour discovery is believed only with the hop limit that no router lets through.
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_neighbor_advertisement_has_whole_options() {
         let (to, claimed) = ("fe80::1".parse().unwrap(), "fe80::2".parse().unwrap());
-        let frame = neighbor_advertisement(A, B, to, claimed, B, Marker::new(3));
+        let frame = neighbor_advertisement(A, B, claimed, to, (claimed, B), Marker::new(3));
         let message = &frame[54..];
         assert_eq!(message.len(), 24 + 8 + 24);
         assert_eq!(transport_checksum(claimed.into(), to.into(), ICMPV6, message), 0);

@@ -47,6 +47,9 @@ enum Command {
         /// List the names and run nothing.
         #[arg(long)]
         list: bool,
+        /// Leave the clusters of failed tests up, to be looked at.
+        #[arg(long)]
+        keep_failed: bool,
     },
 }
 
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo { cluster, run, json, keep } => demo(cluster, run, json, keep),
         Command::Down { run } => down(run.as_deref()),
-        Command::Test { filter, list } => test(filter.as_deref(), list),
+        Command::Test { filter, list, keep_failed } => test(filter.as_deref(), list, keep_failed),
     };
     match result {
         Ok(code) => code,
@@ -87,13 +90,13 @@ fn down(run: Option<&str>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn test(filter: Option<&str>, list: bool) -> anyhow::Result<ExitCode> {
+fn test(filter: Option<&str>, list: bool, keep_failed: bool) -> anyhow::Result<ExitCode> {
     let chosen = cases::matching(filter.unwrap_or_default());
     anyhow::ensure!(!chosen.is_empty(), "no test has a name like that; see `test --list`");
     if list {
         chosen.iter().for_each(|case| println!("{}", case.name));
         return Ok(ExitCode::SUCCESS);
     }
-    let failed = cases::run(&chosen);
+    let failed = cases::run(&chosen, keep_failed);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

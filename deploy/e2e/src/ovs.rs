@@ -20,6 +20,8 @@ use crate::underlay::{UPLINK, Underlay};
 const POD_MAC: &str = "02:00:00:00:0f:02";
 /// MAC of the peer's gateway, which answers for all that is beyond its node.
 const GATEWAY_MAC: &str = "02:00:00:00:0f:01";
+/// What Antrea's nodes, and ours, put as the destination inside a tunnel: "the node over there".
+const VIRTUAL_MAC: &str = "aa:bb:cc:dd:ee:ff";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
 /// A running Open vSwitch node with one Pod.
@@ -29,7 +31,7 @@ pub struct OvsNode {
     pub namespace: Namespace,
     /// Its Pod's network.
     pub pod: Namespace,
-    /// The Pod's addresses: the third of each range.
+    /// The Pod's addresses: the third host of each range.
     pub addresses: Vec<IpAddr>,
     directory: PathBuf,
     daemons: Vec<Daemon>,
@@ -142,7 +144,9 @@ impl OvsNode {
             for range in &peer.pod_cidrs {
                 let (kind, field) =
                     if range.addr().is_ipv6() { ("ipv6", "ipv6_dst") } else { ("ip", "nw_dst") };
-                let flow = format!("priority=100,{kind},{field}={range},actions=output:{number}");
+                let flow = format!(
+                    "priority=100,{kind},{field}={range},actions=mod_dl_dst:{VIRTUAL_MAC},output:{number}"
+                );
                 self.ofctl(&["add-flow", "br-int", &flow])?;
             }
             let to_pod = format!(

@@ -53,6 +53,7 @@ fn leave(stage: &mut Stage) -> Outcome {
     wanted.nodes = all;
     wanted.write(&cluster.manifests)?;
     until("the peer is reached again", 5, || pings(a, address))?;
+    cluster.node_mut("node2")?.start_agent()?;
     reach(cluster, "a", "b", Family::V4)
 }
 
