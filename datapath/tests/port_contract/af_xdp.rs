@@ -14,7 +14,7 @@ use seine_datapath::port::{AttachMode, Interface, OpenError, Queue, QueueFault};
 use seine_pipeline::address::PortKind;
 use seine_pipeline::packet::Checksum;
 
-use crate::device::{Pod, RawWire, readable, run};
+use crate::device::{Pod, RawWire, run};
 use crate::suite::{partial_udp, sum};
 use crate::{Sample, Wire};
 
@@ -37,7 +37,7 @@ fn open_queues(
     af_xdp::open(memory, options)
 }
 
-fn memory(pod: &Pod) -> (&'static Region, FrameMemory) {
+pub fn memory(pod: &Pod) -> (&'static Region, FrameMemory) {
     let region = Region::map(4096, 2048).unwrap();
     (region, FrameMemory::register(region, &pod.ports.namespace).unwrap())
 }
@@ -66,7 +66,7 @@ fn transmit(queue: &mut dyn Queue, frames: &mut FrameCache, sample: &Sample) {
     assert!(batch.is_empty());
 }
 
-fn close(port: AfXdpPort, mut frames: FrameCache, region: &Region) {
+pub fn close(port: AfXdpPort, mut frames: FrameCache, region: &Region) {
     port.queues.into_iter().for_each(|queue| queue.close(&mut frames));
     drop(frames);
     assert_eq!(region.free_frames(), region.frames(), "frames were lost or doubled");
@@ -385,53 +385,4 @@ fn a_frame_moves_between_ports_of_two_namespaces_without_a_copy() {
     assert_eq!(arrived, Some(sample));
     to.queues.into_iter().for_each(|queue| queue.close(&mut frames));
     close(from, frames, region);
-}
-
-#[test]
-#[ignore = "needs CAP_NET_ADMIN"]
-fn what_hinders_a_port_is_named_and_leaves_nothing_behind() {
-    let pod = Pod::new(2, 1450);
-    let (region, memory) = memory(&pod);
-    let namespace = &pod.ports.namespace;
-    let options = AfXdpOptions {
-        interface: "host",
-        namespace,
-        queues: 2,
-        pins: &pod.pins,
-        kind: PortKind::Pod,
-    };
-    let error = |options| af_xdp::open(&memory, options).err().expect("it must not open");
-    assert!(matches!(
-        error(AfXdpOptions { interface: "nobody", ..options }),
-        OpenError::NoSuchInterface(name) if name == "nobody"
-    ));
-    assert!(matches!(
-        error(AfXdpOptions { queues: 3, ..options }),
-        OpenError::TooFewQueues { have: 2, want: 3, .. }
-    ));
-    assert!(matches!(
-        error(AfXdpOptions { queues: 1, ..options }),
-        OpenError::TooManyQueues { have: 2, want: 1, .. }
-    ));
-    assert!(matches!(
-        error(AfXdpOptions { pins: Path::new("/tmp"), ..options }),
-        OpenError::NotBpfFileSystem(_)
-    ));
-    run(&format!("ip -n {} link set host mtu 1900", pod.ports.name));
-    assert!(matches!(
-        error(options),
-        OpenError::MtuTooLarge { mtu: 1900, mtu_max: 1774, frame_bytes: 2048, .. }
-    ));
-    run(&format!("ip -n {} link set host mtu 1450", pod.ports.name));
-    assert!(!pod.pins.join("host").exists(), "no pins are left");
-
-    let port = af_xdp::open(&memory, options).unwrap();
-    let elsewhere = pod.pins.join("elsewhere");
-    std::fs::create_dir(&elsewhere).unwrap();
-    let taken = error(AfXdpOptions { pins: &elsewhere, ..options });
-    assert!(matches!(taken, OpenError::ProgramTaken { .. }), "{taken}");
-    let taken = error(options);
-    assert!(matches!(taken, OpenError::QueueTaken { queue: 0, .. }), "{taken}");
-    assert!(!readable(port.queues[0].wake_source().unwrap(), Duration::ZERO));
-    close(port, FrameCache::new(region), region);
 }

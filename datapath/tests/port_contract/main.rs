@@ -9,6 +9,7 @@
 mod af_xdp;
 mod device;
 mod kinds;
+mod refusals;
 mod suite;
 mod tap;
 
