@@ -1,16 +1,19 @@
-//! A packet that nobody traces costs no allocation.
+//! A packet that nobody traces costs no allocation, and a change costs what it touches.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 #![allow(unsafe_code, reason = "an allocator that counts cannot be had without")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::packet::{Checksum, Packet};
 use seine_pipeline::run::{Context, run};
+use seine_pipeline::state::{Change, Object, Peer};
 use seine_pipeline::testbed::{HEADROOM, Node, ping, tcp, udp, who_has};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -20,6 +23,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
         // SAFETY: the caller's promise about `layout` is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -66,4 +70,29 @@ fn no_packet_allocates_whatever_becomes_of_it() {
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(ALLOCATIONS.get(), before + 1, "the allocator counts");
+}
+
+#[test]
+fn a_change_among_thousands_copies_about_what_it_copies_among_few() {
+    let peer = |index: usize| {
+        let (high, low) = (100 + index / 256, index % 256);
+        Change::Upsert(Object::Peer(Peer {
+            name: format!("peer{index}"),
+            pod_cidrs: vec![format!("10.{high}.{low}.0/24").parse().unwrap()],
+            gateway_addresses: vec![format!("10.{high}.{low}.1").parse().unwrap()],
+            tunnel_address: format!("192.168.{high}.{low}").parse().unwrap(),
+            adjacency: AdjacencyId::new(index).unwrap(),
+        }))
+    };
+    let few = Node::with_pods(["a", "b"]).state;
+    let thousands = few.apply(&(0..8000).map(peer).collect::<Vec<_>>()).unwrap();
+    let change = [peer(8100)];
+    let copied = |state: &seine_pipeline::state::State| {
+        let before = BYTES.get();
+        state.apply(&change).unwrap();
+        BYTES.get() - before
+    };
+    let (few, thousands) = (copied(&few), copied(&thousands));
+    // Copying the whole would be hundreds of times as much.
+    assert!(thousands < 3 * few, "{few} bytes among few, {thousands} among thousands");
 }
