@@ -169,7 +169,8 @@ impl Wire for RawWire {
     }
 }
 
-/// Waits until `descriptor` is readable or broken, as epoll does; `false` when it is not within the time.
+/// Waits until `descriptor` is readable or broken, as epoll does; `false` when it is not within
+/// the time.
 pub fn readable(descriptor: i32, timeout: Duration) -> bool {
     let mut polled = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, alive across the call.

@@ -16,15 +16,23 @@ const WIDTH_MAX: usize = 100;
 const LINES_MAX: usize = 400;
 
 /// Longer files, each with the reason why it is one thing.
-const LONG_FILES: &[(&str, &str)] = &[];
+const LONG_FILES: &[(&str, &str)] = &[
+    ("control/src/datapath_session.rs", "the states of one session and what leads between them"),
+    ("control/src/netlink.rs", "one request a function, and the messages they are made of"),
+];
+
+/// Files with wider lines, each with the reason.
+const WIDE_FILES: &[(&str, &str)] = &[
+    ("control/tests/seinectl/main.rs", "tables as they are printed"),
+    ("control/src/ctl/arguments.rs", "help as it is printed"),
+];
 
 /// The only places where `unsafe` may stand.
 const UNSAFE_ROOMS: &[(&str, &str)] = &[
     ("datapath/src/frame.rs", "hands out the frames of the mapping"),
     ("datapath/src/port/", "rings and descriptors shared with the kernel"),
-    ("datapath/src/memory.rs", "table memory"),
+    ("pipeline/tests/allocation.rs", "an allocator that counts"),
     ("datapath/src/machine.rs", "the cycle counter"),
-    ("datapath/src/netns.rs", "system calls without a safe wrapper"),
     ("datapath/tests/port_contract/", "drives the ports as their worker would"),
 ];
 
@@ -98,9 +106,11 @@ fn assert_none(faults: Vec<String>) {
 #[test]
 fn no_line_of_rust_is_wider_than_the_limit() {
     let mut faults = Vec::new();
-    for (name, text) in rust() {
+    let narrow = |(name, _): &(String, String)| WIDE_FILES.iter().all(|(wide, _)| name != wide);
+    for (name, text) in rust().into_iter().filter(narrow) {
         for (number, line) in text.lines().enumerate() {
-            if line.chars().count() > WIDTH_MAX {
+            // A literal is not broken: what is searched for is found in one piece.
+            if line.chars().count() > WIDTH_MAX && !line.contains('"') {
                 faults.push(format!("{name}:{}: {} columns", number + 1, line.chars().count()));
             }
         }

@@ -56,7 +56,9 @@ mod tests {
     proptest! {
         /// The oracle is the standard library's set.
         #[test]
-        fn a_frame_set_is_a_set(steps in prop::collection::vec((any::<bool>(), 0u32..200), 0..400)) {
+        fn a_frame_set_is_a_set(
+            steps in prop::collection::vec((any::<bool>(), 0u32..200), 0..400),
+        ) {
             let mut frames = FrameSet::new(200);
             let mut oracle = std::collections::BTreeSet::new();
             for (insert, index) in steps {

@@ -68,7 +68,10 @@ mod tests {
         }
 
         #[test]
-        fn what_is_decoded_lies_within_the_packet(header in any::<[u8; BYTES]>(), len in 0usize..3000) {
+        fn what_is_decoded_lies_within_the_packet(
+            header in any::<[u8; BYTES]>(),
+            len in 0usize..3000,
+        ) {
             if let Some(Checksum::Partial { start, offset }) = decode(&header, len) {
                 prop_assert!(usize::from(start) + usize::from(offset) + 2 <= len);
             }
