@@ -11,6 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::configuration::Configuration;
+use crate::port::af_xdp::is_pinned;
 use crate::port::{Interface, OpenError};
 
 /// Rights that are needed, with their bit in the kernel's sets and what for.
@@ -161,6 +162,10 @@ fn uplink(configuration: &Configuration, findings: &mut Vec<Finding>) {
     if have != want {
         let interface = interface.name.clone();
         findings.push(Finding::UplinkQueues { interface, have, want });
+    }
+    // A queue is taken by way of a program; one that this run_dir pinned is taken up again.
+    if interface.program != 0 && !is_pinned(&configuration.pins(), &interface.name) {
+        findings.push(OpenError::ProgramTaken { interface: interface.name.clone() }.into());
     }
     if !interface.up {
         findings.push(Finding::UplinkDown(interface.name.clone()));

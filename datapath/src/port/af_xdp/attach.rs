@@ -261,6 +261,11 @@ pub fn forget_pins(pins: &Path, interface: &str) -> io::Result<()> {
     remove_pins(&pins.join(pin_name(interface)))
 }
 
+/// Whether `pins` hold a link for an interface: then the program on it is one of ours.
+pub fn is_pinned(pins: &Path, interface: &str) -> bool {
+    pins.join(pin_name(interface)).join("link").exists()
+}
+
 /// A BPF file system takes no dots in names; interface names may have them.
 fn pin_name(interface: &str) -> String {
     interface.replace('_', "__").replace('.', "_d")

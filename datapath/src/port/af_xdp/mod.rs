@@ -29,7 +29,7 @@ use std::path::Path;
 
 use seine_pipeline::address::PortKind;
 
-pub use attach::{Attachment, CLAIMS_MAX, Claim, forget_pins, mount_pins};
+pub use attach::{Attachment, CLAIMS_MAX, Claim, forget_pins, is_pinned, mount_pins};
 use queue::AfXdpQueue;
 pub use socket::FrameMemory;
 use socket::Socket;
