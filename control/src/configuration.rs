@@ -131,7 +131,9 @@ impl Configuration {
         };
         let shown = path.unwrap_or(Path::new("(none)"));
         let configuration: Self = toml::from_str(&text).map_err(|error| {
-            let reason = error.to_string().trim_end().to_owned();
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let reason = format!("line {line}: {}", error.message().replace('\n', " "));
             ConfigurationError::Parse { path: shown.to_owned(), reason }
         })?;
         configuration.checked()

@@ -30,12 +30,14 @@ pub enum ConfigurationError {
         source: io::Error,
     },
     /// Not the TOML that is wanted.
-    #[error("configuration `{}`: {source}", path.display())]
+    #[error("configuration `{}`, line {line}: {reason}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        source: Box<toml::de::Error>,
+        /// Where in it, from 1.
+        line: usize,
+        /// What, in one line.
+        reason: Box<str>,
     },
     /// A value that cannot be.
     #[error("configuration: {key}: {reason}")]
@@ -199,7 +201,12 @@ impl Configuration {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigurationError::Read { path: path.to_owned(), source })?;
         let configuration: Configuration = toml::from_str(&text).map_err(|source| {
-            ConfigurationError::Parse { path: path.to_owned(), source: Box::new(source) }
+            let before = source.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            ConfigurationError::Parse {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                reason: source.message().replace('\n', " ").into(),
+            }
         })?;
         configuration.check()?;
         Ok(configuration)
