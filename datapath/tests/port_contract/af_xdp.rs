@@ -14,7 +14,7 @@ use seine_datapath::port::{AttachMode, Interface, OpenError, Queue, QueueFault};
 use seine_pipeline::address::PortKind;
 use seine_pipeline::packet::Checksum;
 
-use crate::device::{Pod, RawWire, run};
+use crate::device::{Pod, RawWire, Room, run};
 use crate::suite::{partial_udp, sum};
 use crate::{Sample, Wire};
 
@@ -265,6 +265,57 @@ fn a_killed_process_leaves_a_program_that_drops() {
     port.attachment.detach().unwrap();
     assert!(sender.send(&sample) && arrives(&mut host), "a detached port is the kernel's");
     assert!(!pod.pins.join("host").exists(), "no pins are left");
+    drop(frames);
+    assert_eq!(region.free_frames(), region.frames());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn ports_share_a_program_and_each_receives_only_its_own() {
+    let pod = Pod::new(1, 1450);
+    let other = Room::new("other");
+    let (host, guest) = (&pod.ports.name, &other.name);
+    run(&format!("ip -n {host} link add host2 mtu 1450 type veth peer name eth0 netns {guest}"));
+    run(&format!("ip -n {guest} link set eth0 up"));
+    run(&format!("ip -n {host} link set host2 up"));
+    let (region, memory) = memory(&pod);
+    let mut frames = FrameCache::new(region);
+    let namespace = &pod.ports.namespace;
+    let options = AfXdpOptions {
+        interface: "host2",
+        namespace,
+        queues: 1,
+        pins: &pod.pins,
+        kind: PortKind::Pod,
+    };
+    let mut first = open(&memory, &pod, PortKind::Pod).unwrap();
+    let mut second = af_xdp::open(&memory, options).unwrap();
+    let program = |interface: &'static str| {
+        namespace.run(|| Interface::read(interface)).unwrap().unwrap().program
+    };
+    assert_eq!(program("host"), program("host2"));
+    assert_ne!(program("host"), 0);
+
+    let mut wires =
+        [RawWire::open(&pod.pod.namespace, "eth0"), RawWire::open(&other.namespace, "eth0")];
+    for (from, wire) in wires.iter_mut().enumerate() {
+        let sample = Sample::numbered(from as u32, 100);
+        assert!(wire.send(&sample));
+        for (at, port) in [&mut first, &mut second].into_iter().enumerate() {
+            let patience = if at == from { PATIENCE } else { SILENCE };
+            let received = receive(port.queues[0].as_mut(), &mut frames, patience);
+            let expected = if at == from { vec![sample.clone()] } else { Vec::new() };
+            assert_eq!(received, expected, "sent by {from}, received by {at}");
+        }
+    }
+
+    first.queues.into_iter().for_each(|queue| queue.close(&mut frames));
+    first.attachment.detach().unwrap();
+    let sample = Sample::numbered(7, 100);
+    assert!(wires[1].send(&sample));
+    assert_eq!(receive(second.queues[0].as_mut(), &mut frames, PATIENCE), [sample]);
+    second.queues.into_iter().for_each(|queue| queue.close(&mut frames));
+    second.attachment.detach().unwrap();
     drop(frames);
     assert_eq!(region.free_frames(), region.frames());
 }

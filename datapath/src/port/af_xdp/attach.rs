@@ -1,7 +1,7 @@
 //! The XDP program of one interface: attached, pinned, found again, taken off.
 //!
-//! Link and socket map are pinned, so they outlive the process: a datapath that is killed leaves
-//! a program behind that finds no socket and drops. The next one takes the pins up again and
+//! Link and maps are pinned, so they outlive the process: a datapath that is killed leaves a
+//! program behind that finds no socket and drops. The next one takes the pins up again and
 //! replaces the program, which may be newer, without a moment in which none is attached. Only
 //! [`Attachment::detach`] ends it.
 
@@ -15,7 +15,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use seine_pipeline::address::PortKind;
 
-use super::bpf::{Link, Map, MapKind, MapShape, Program};
+use super::bpf::{Link, Map, MapKind, MapShape, Program, Refusal};
+use super::pod_program::{PodProgram, PodProgramError, PodSlots};
 use super::program::{self, ClaimKey};
 use crate::port::interface::Interface;
 use crate::port::open::{AttachMode, OpenError};
@@ -77,9 +78,15 @@ pub fn mount_pins(directory: &Path) -> io::Result<()> {
 pub struct Attachment {
     directory: PathBuf,
     link: Link,
-    sockets: Map,
-    claims: Option<Map>,
+    maps: Maps,
     reused: bool,
+}
+
+/// Where the program looks up sockets, and what else it looks up.
+#[derive(Debug)]
+enum Maps {
+    Pod(PodSlots),
+    Uplink { sockets: Map, claims: Map },
 }
 
 impl Attachment {
@@ -102,29 +109,13 @@ impl Attachment {
             }
             _ => {}
         }
-        let sockets = open_map("sockets", &directory, SOCKETS_SHAPE)
-            .map_err(failed("making the socket map"))?;
-        let claims = match kind {
-            PortKind::Uplink => Some(
-                open_map("claims", &directory, CLAIMS_SHAPE)
-                    .map_err(failed("making the claims map"))?,
-            ),
-            _ => None,
+        let (program, maps) = match kind {
+            PortKind::Uplink => uplink_program(&directory, &interface.name)?,
+            _ => pod_program(pins, interface)?,
         };
-        let (name, instructions) = match &claims {
-            Some(claims) => ("seine_uplink", program::uplink(claims, &sockets)),
-            None => ("seine_pod", program::pod(&sockets)),
-        };
-        let program =
-            Program::load(name, &instructions, claims.is_some()).map_err(
-                |refusal| match refusal.source.raw_os_error() {
-                    Some(libc::EPERM) => failed("loading an XDP program")(refusal.source),
-                    _ => OpenError::Bpf { program: name, source: refusal.source, log: refusal.log },
-                },
-            )?;
         let id = program.id().map_err(failed("reading the program's id"))?;
         let (link, reused) = open_link(interface, &directory, &program)?;
-        let attachment = Attachment { directory, link, sockets, claims, reused };
+        let attachment = Attachment { directory, link, maps, reused };
         attachment.verify(interface, id).inspect_err(|_| attachment.give_up())?;
         Ok(attachment)
     }
@@ -145,13 +136,16 @@ impl Attachment {
 
     /// Hands what a queue receives to a socket.
     pub(super) fn connect(&self, queue: u32, socket: RawFd) -> io::Result<()> {
-        self.sockets.update(&queue, &(socket as u32))
+        match &self.maps {
+            Maps::Pod(slots) => slots.connect(queue, socket as u32),
+            Maps::Uplink { sockets, .. } => sockets.update(&queue, &(socket as u32)),
+        }
     }
 
     /// Claims exactly this traffic. New claims come in before old ones go. Nothing is claimed on a
     /// Pod port: all it sends is the datapath's.
     pub fn set_claims(&self, claims: &[Claim]) -> io::Result<()> {
-        let Some(map) = &self.claims else {
+        let Maps::Uplink { claims: map, .. } = &self.maps else {
             return Err(io::Error::other("only the uplink has claims"));
         };
         let wanted: Vec<ClaimKey> = claims.iter().map(|claim| claim.key()).collect();
@@ -190,22 +184,63 @@ impl Attachment {
             Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
             _ => Ok(()),
         };
-        remove_pins(&self.directory).and(detached)
+        let freed = match &self.maps {
+            Maps::Pod(slots) => slots.free(),
+            Maps::Uplink { .. } => Ok(()),
+        };
+        remove_pins(&self.directory).and(freed).and(detached)
     }
 }
 
-/// Takes up the pinned map if it looks the same, else makes a new one.
-fn open_map(name: &'static str, directory: &Path, shape: MapShape) -> io::Result<Map> {
+fn uplink_program(directory: &Path, interface: &str) -> Result<(Program, Maps), OpenError> {
+    let failed = |action| move |source| OpenError::kernel(action, BPF_RIGHTS, interface, source);
+    let (sockets, _) =
+        open_map("sockets", directory, SOCKETS_SHAPE).map_err(failed("making the socket map"))?;
+    let (claims, _) =
+        open_map("claims", directory, CLAIMS_SHAPE).map_err(failed("making the claims map"))?;
+    let name = "seine_uplink";
+    let program = Program::load(name, &program::uplink(&claims, &sockets), true)
+        .map_err(|refusal| refused(name, interface, refusal))?;
+    Ok((program, Maps::Uplink { sockets, claims }))
+}
+
+fn pod_program(pins: &Path, interface: &Interface) -> Result<(Program, Maps), OpenError> {
+    let name = &interface.name;
+    let failed = |action| move |source| OpenError::kernel(action, BPF_RIGHTS, name, source);
+    let pods = PodProgram::open(pins).map_err(|error| match error {
+        PodProgramError::Io(source) => failed("making the program of Pod ports")(source),
+        PodProgramError::Refused(refusal) => refused("seine_pod", name, refusal),
+    })?;
+    let (program, slots) =
+        pods.take_slots(interface.index).map_err(failed("finding a place for its sockets"))?;
+    Ok((program, Maps::Pod(slots)))
+}
+
+fn refused(program: &'static str, interface: &str, refusal: Refusal) -> OpenError {
+    match refusal.source.raw_os_error() {
+        Some(libc::EPERM) => {
+            OpenError::kernel("loading an XDP program", BPF_RIGHTS, interface, refusal.source)
+        }
+        _ => OpenError::Bpf { program, source: refusal.source, log: refusal.log },
+    }
+}
+
+/// Takes up the pinned map if it looks the same, else makes a new one; and whether it did.
+pub(super) fn open_map(
+    name: &'static str,
+    directory: &Path,
+    shape: MapShape,
+) -> io::Result<(Map, bool)> {
     let path = directory.join(name);
     match Map::pinned(&path) {
-        Ok(map) if map.shape()? == Some(shape) => return Ok(map),
+        Ok(map) if map.shape()? == Some(shape) => return Ok((map, false)),
         Ok(_) => fs::remove_file(&path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let map = Map::create(name, shape)?;
     map.pin(&path)?;
-    Ok(map)
+    Ok((map, true))
 }
 
 /// The pinned link with its program replaced, if it is this interface's; else a new one.

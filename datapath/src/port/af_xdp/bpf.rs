@@ -12,6 +12,7 @@ use std::path::Path;
 use super::program::Instruction;
 
 const MAP_CREATE: i32 = 0;
+const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
 const MAP_NEXT_KEY: i32 = 4;
@@ -110,6 +111,22 @@ impl Map {
             flags: 0,
         };
         call(MAP_UPDATE, &attributes).map(drop)
+    }
+
+    /// The value of a key. Lengths are those of the map's shape.
+    pub fn value<K, V: Default>(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::default();
+        let attributes = ElementAttributes {
+            map: self.0.as_raw_fd() as u32,
+            key: std::ptr::from_ref(key) as u64,
+            value: (&raw mut value) as u64,
+            flags: 0,
+        };
+        match call(MAP_LOOKUP, &attributes) {
+            Ok(_) => Ok(Some(value)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a key; one that is not there is no error.
@@ -226,6 +243,14 @@ impl Program {
             let end = log.iter().position(|&byte| byte == 0).unwrap_or(LOG_BYTES);
             Refusal { source, log: String::from_utf8_lossy(&log[..end]).trim().to_owned() }
         })
+    }
+
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        pin(self.0.as_fd(), path)
+    }
+
+    pub fn pinned(path: &Path) -> io::Result<Program> {
+        Ok(Program(pinned(path)?))
     }
 
     /// The kernel's id of it.

@@ -20,6 +20,7 @@ mod attach;
 mod bpf;
 mod checksum;
 mod frame_set;
+mod pod_program;
 mod program;
 mod queue;
 mod ring;

@@ -1,7 +1,7 @@
 //! The two XDP programs, assembled here.
 //!
-//! * A Pod port's hands every frame to the socket of its queue. Without a socket it drops: a Pod
-//!   whose datapath died reaches nobody.
+//! * The Pod ports' hands every frame to the socket of its interface and queue. Without a socket it
+//!   drops: a Pod whose datapath died reaches nobody.
 //! * The uplink's takes only what the claims map names, and passes all else to the kernel, so the
 //!   node is never cut off from its own network. What is claimed is dropped without a socket, not
 //!   passed: the kernel knows nothing of tunnels that are ours.
@@ -18,6 +18,15 @@ pub(super) struct Instruction {
     registers: u8,
     offset: i16,
     immediate: i32,
+}
+
+impl Instruction {
+    /// As it lies in memory.
+    pub fn bytes(&self) -> [u8; 8] {
+        let [o0, o1] = self.offset.to_ne_bytes();
+        let [i0, i1, i2, i3] = self.immediate.to_ne_bytes();
+        [self.code, self.registers, o0, o1, i0, i1, i2, i3]
+    }
 }
 
 /// A register: R0 answers, R1 to R5 are arguments and lost in calls, R6 to R9 are kept.
@@ -78,6 +87,7 @@ enum Label {
     Ports,
     Lookup,
     Pass,
+    Drop,
 }
 
 const HELPER_LOOKUP: i32 = 1;
@@ -88,6 +98,7 @@ const XDP_PASS: i32 = 2;
 /// Offsets in `struct xdp_md`.
 const CONTEXT_DATA: i16 = 0;
 const CONTEXT_DATA_END: i16 = 4;
+const CONTEXT_INTERFACE: i16 = 12;
 const CONTEXT_QUEUE: i16 = 16;
 
 /// Puts instructions in a row and resolves jumps at the end.
@@ -179,12 +190,29 @@ fn redirect(assembler: &mut Assembler, sockets: &Map) {
     assembler.exit();
 }
 
-/// The program of a Pod port.
-pub(super) fn pod(sockets: &Map) -> Vec<Instruction> {
-    let mut assembler = Assembler::default();
-    assembler.operate(Move, R6, R1);
-    redirect(&mut assembler, sockets);
-    assembler.finish()
+/// The program of all Pod ports: interface to its first slot, queue added, slot to socket.
+pub(super) fn pod(ports: RawFd, sockets: RawFd) -> Vec<Instruction> {
+    const INTERFACE: i16 = -4;
+    let mut a = Assembler::default();
+    a.operate(Move, R6, R1);
+    a.load(Word, R2, R6, CONTEXT_INTERFACE);
+    a.store(Word, Stack, INTERFACE, R2);
+    a.load_map(R1, ports);
+    a.operate(Move, R2, Stack);
+    a.operate_value(Add, R2, i32::from(INTERFACE));
+    a.call(HELPER_LOOKUP);
+    a.jump_value(When::Equal, R0, 0, Label::Drop);
+    a.load(Word, R2, R0, 0);
+    a.load(Word, R3, R6, CONTEXT_QUEUE);
+    a.operate(Add, R2, R3);
+    a.load_map(R1, sockets);
+    a.operate_value(Move, R3, XDP_DROP);
+    a.call(HELPER_REDIRECT);
+    a.exit();
+    a.label(Label::Drop);
+    a.operate_value(Move, R0, XDP_DROP);
+    a.exit();
+    a.finish()
 }
 
 /// The key of the claims map. Without gaps: the map compares all bytes.
