@@ -172,7 +172,7 @@ impl Default for Workers {
 
 impl Default for Frames {
     fn default() -> Self {
-        Frames { count: 32768, bytes: 2048 }
+        Frames { count: 16384, bytes: 2048 }
     }
 }
 

@@ -24,8 +24,9 @@ use super::socket::{FrameMemory, METADATA_BYTES, Socket};
 use crate::frame::{Batch, Frame, FrameCache, HEADROOM, Region};
 use crate::port::{Queue, QueueFault, QueueStats};
 
-/// Frames that an idle queue holds: one batch.
-const FILL_MIN: u32 = 64;
+/// Frames that an idle queue holds: three initial windows of TCP, and little enough for hundreds of
+/// Pods to be idle.
+const FILL_MIN: u32 = 32;
 
 /// Rounds of light traffic in a row after which the level halves. Rounds without any do not count:
 /// nothing comes back in them.
