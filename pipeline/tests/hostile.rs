@@ -37,8 +37,25 @@ fn pod_cannot_send_from_its_neighbours_address() {
     }
 }
 
+/// The node's kernel forwards what a host on the underlay sends it, whatever source that claims.
 #[test]
-fn the_gateway_sends_from_any_address_but_from_its_own_mac_only() {
+fn a_host_on_the_underlay_cannot_send_from_a_pods_address_by_way_of_the_node() {
+    for v6 in [false, true] {
+        let spoofed = "drops.gateway.SpoofedSource";
+        for source in ["b", "remote", "remote-gateway"] {
+            expect([(udp().from("gateway").source(source).to("a").in_v6(v6), spoofed)]);
+        }
+        expect([
+            (udp().from("gateway").source("a").to("remote").in_v6(v6), spoofed),
+            (udp().from("gateway").source("gateway").to("a").in_v6(v6), "outputs.a"),
+        ]);
+    }
+    let nobodys = udp().from("gateway").source("10.10.1.99").to("a");
+    expect([(nobodys, "drops.gateway.SpoofedSource")]);
+}
+
+#[test]
+fn the_gateway_sends_from_its_own_mac_only() {
     expect([
         (udp().from("gateway").source("outside").to("a"), "outputs.a"),
         (udp().from("gateway").source_mac("b").to("a"), "drops.gateway.SpoofedSource"),

@@ -6,9 +6,10 @@
 //! Hit: ARP to `ARPResponder`; IPv4 to `L3Forwarding`; IPv6 to its own table, and then there too.
 //! Miss: drop `SpoofedArp`, `SpoofedSource`, `SpoofedNeighbor`.
 //!
-//! The gateway's source addresses are not looked at: traffic from outside the cluster enters there
-//! with the client's address. Its MAC address is. Antrea switches neighbour messages between ports;
-//! here the node answers for all it knows, so that no Pod ever sees another's.
+//! The gateway may send from any address but a Pod's: traffic from outside the cluster enters there
+//! with the client's address, but the node's kernel routes whatever source a host on the underlay
+//! makes up, and Pods never send by way of it to each other. Antrea switches neighbour messages
+//! between ports; here the node answers for all it knows, so that no Pod ever sees another's.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -115,7 +116,7 @@ impl Table for ArpSpoofGuard {
     }
 }
 
-/// A Pod may send only from its own addresses.
+/// A Pod may send only from its own addresses, and nobody else from a Pod's.
 pub struct SpoofGuard;
 
 impl SpoofGuard {
@@ -131,7 +132,13 @@ impl SpoofGuard {
             _ if link_scoped(&ip) => {
                 context.note(format_args!("{} may be any interface's, on its link", ip.source));
             }
-            Speaker::Gateway(_) => context.note(format_args!("the gateway may send from anywhere")),
+            Speaker::Gateway(_) if context.state.is_pod_address(ip.source) => {
+                context.note(format_args!("{} is a Pod's, who does not send by here", ip.source));
+                return Err(DropReason::SpoofedSource);
+            }
+            Speaker::Gateway(_) => {
+                context.note(format_args!("the gateway may send from all but Pods' addresses"));
+            }
             Speaker::Endpoint(endpoint) if speaker.owns(ip.source) => {
                 context.note(format_args!("{} owns {}", endpoint.name, ip.source));
             }
@@ -181,7 +188,8 @@ fn senders(state: &State, wanted: fn(&IpAddr) -> bool) -> Vec<Vec<String>> {
         addresses.map(|address| row([&port.name, &endpoint.mac, address, &endpoint.name]))
     });
     let gateway = state.gateway();
-    let gateway = gateway.map(|port| row([&port.name, &port.mac, &"any", &"the gateway"]));
+    let gateway =
+        gateway.map(|port| row([&port.name, &port.mac, &"all but Pods'", &"the gateway"]));
     pods.chain(gateway).collect()
 }
 

@@ -210,6 +210,12 @@ impl State {
         self.node.as_deref()?.pod_cidrs.iter().find(|range| range.contains(&address))
     }
 
+    /// Whether the address is in a Pod range, of this node or of a peer, and not this gateway's.
+    pub(crate) fn is_pod_address(&self, address: IpAddr) -> bool {
+        let in_range = self.local_range(address).is_some() || self.peer_by_route(address).is_some();
+        in_range && !self.is_gateway_address(address)
+    }
+
     pub(crate) fn endpoint_by_name(&self, name: &str) -> Option<&Attached> {
         self.endpoints.get(name)
     }
