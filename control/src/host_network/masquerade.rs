@@ -9,6 +9,11 @@ use ipnet::IpNet;
 
 use super::{HostNetworkError, HostPlan};
 
+/// The source ports of masqueraded UDP: above Geneve's, 6081. A masquerade keeps a free source port,
+/// and the answers to one from 6081 would come back to the port that the uplink takes tunnelled
+/// packets by: lost at best, and from a peer that echoes what it is sent, believed as its tunnel's.
+const UDP_PORTS: &str = "6082-65535";
+
 /// The table as nft reads it. Naming it before deleting it makes the deletion succeed when it was
 /// never there; nft applies the whole text as one transaction, so there is no moment without it.
 pub(super) fn ruleset(plan: &HostPlan) -> String {
@@ -22,13 +27,14 @@ pub(super) fn ruleset(plan: &HostPlan) -> String {
             .filter(|range| range.addr().is_ipv4() == own.addr().is_ipv4())
             .map(ToString::to_string)
             .collect();
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            rules,
-            "    {family} saddr {own} oifname != \"{}\" {family} daddr != {{ {} }} masquerade",
+        let leaving = format!(
+            "{family} saddr {own} oifname != \"{}\" {family} daddr != {{ {} }}",
             plan.gateway,
             cluster.join(", ")
         );
+        // Writing to a String cannot fail.
+        let _ = writeln!(rules, "    {leaving} meta l4proto udp masquerade to :{UDP_PORTS}");
+        let _ = writeln!(rules, "    {leaving} masquerade");
     }
     text.push_str("  comment \"Pods of this node leave with its address; made by seine-agent\"\n");
     text.push_str("  chain postrouting {\n");
@@ -86,11 +92,14 @@ mod tests {
         let text = ruleset(&plan);
         assert!(text.contains(
             "ip saddr 10.10.1.0/24 oifname != \"seine-gw0\" \
-             ip daddr != { 10.10.1.0/24, 10.10.2.0/24 } masquerade"
+             ip daddr != { 10.10.1.0/24, 10.10.2.0/24 } masquerade\n"
         ));
         assert!(text.contains(
             "ip6 saddr fd00:10:1::/64 oifname != \"seine-gw0\" \
-             ip6 daddr != { fd00:10:1::/64 } masquerade"
+             ip6 daddr != { fd00:10:1::/64 } masquerade\n"
         ));
+        // The first rule that matches counts.
+        let of_udp = text.find("meta l4proto udp masquerade to :6082-65535\n").unwrap();
+        assert!(of_udp < text.find("} masquerade\n").unwrap(), "{text}");
     }
 }
