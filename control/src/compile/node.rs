@@ -121,10 +121,18 @@ pub fn node_network(
     };
     let mut taken: BTreeMap<String, Vec<IpNet>> = BTreeMap::new();
     taken.insert(local.name.clone(), local.pod_cidrs.clone());
-    let mut peers = Vec::new();
+    let mut peers: Vec<PeerNode> = Vec::new();
     let mut left_out = Vec::new();
     for node in cluster.nodes.values().filter(|node| node.name != name) {
         match peer(node, tunnel_address, &taken) {
+            // A Node that was registered again under a new name. The datapath takes an address of
+            // one peer only, and would refuse all of them.
+            Ok(peer) if let Some(other) = with_address(&peers, peer.tunnel_address) => {
+                let (name, address) = (&peer.name, peer.tunnel_address);
+                left_out.push(format!(
+                    "Node `{name}` is not reached: {address} is the address of `{other}`, too"
+                ));
+            }
             Ok(peer) => {
                 taken.insert(peer.name.clone(), peer.pod_cidrs.clone());
                 peers.push(peer);
@@ -133,6 +141,10 @@ pub fn node_network(
         }
     }
     Ok(NodeNetwork { local, peers, left_out })
+}
+
+fn with_address(peers: &[PeerNode], address: IpAddr) -> Option<&str> {
+    peers.iter().find(|peer| peer.tunnel_address == address).map(|peer| peer.name.as_str())
 }
 
 fn tunnel_mtu(
@@ -284,6 +296,21 @@ mod tests {
         assert_eq!(reached, ["e"]);
         assert_eq!(network.left_out.len(), 4);
         assert!(network.left_out[0].contains("overlaps"));
+    }
+
+    #[test]
+    fn of_two_peers_with_one_address_the_first_is_reached() {
+        let cluster = cluster(&[
+            ("a", &["10.10.1.0/24"], &["192.0.2.1"]),
+            ("b", &["10.10.2.0/24"], &["192.0.2.2"]),
+            ("c", &["10.10.3.0/24"], &["192.0.2.2"]),
+        ]);
+        let network = node_network(&cluster, "a", ETHERNET).unwrap();
+        assert_eq!(network.peers.len(), 1);
+        assert_eq!(
+            network.left_out,
+            ["Node `c` is not reached: 192.0.2.2 is the address of `b`, too"]
+        );
     }
 
     #[test]
