@@ -198,12 +198,16 @@ impl Agent {
     /// Brings changed manifests into force while a session is.
     async fn follow_cluster(self: Arc<Self>) {
         let mut cluster = self.cluster.clone();
+        let mut state = self.session.state();
         while cluster.changed().await.is_ok() {
-            let known = cluster.borrow_and_update().clone();
-            // Without a session in force, the next one begins with what is known then.
-            let SessionState::InForce(hello) = self.session.state().borrow().clone() else {
-                continue;
+            // A session that is coming into force may have begun before this change.
+            let in_force = |state: &SessionState| matches!(state, SessionState::InForce(_));
+            let Ok(SessionState::InForce(hello)) =
+                state.wait_for(in_force).await.map(|state| state.clone())
+            else {
+                return;
             };
+            let known = cluster.borrow_and_update().clone();
             let Some(facts) = self.facts.borrow().clone() else {
                 continue;
             };
