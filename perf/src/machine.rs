@@ -46,7 +46,7 @@ impl Machine {
             cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: said("uname", &["-r"]),
             hypervisor: if value(&cpuinfo, "flags").contains("hypervisor") {
-                said("systemd-detect-virt", &[])
+                said("systemd-detect-virt", &["--vm"])
             } else {
                 String::new()
             },

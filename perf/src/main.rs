@@ -66,6 +66,10 @@ enum Command {
         /// Write plots as SVG into this folder.
         #[arg(long)]
         plots: Option<PathBuf>,
+        /// Put the tables into this document, each file's into the block of its name, instead of
+        /// printing them.
+        #[arg(long)]
+        document: Option<PathBuf>,
     },
     /// Fills a core until the parent is gone.
     #[command(hide = true)]
@@ -90,7 +94,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             fillers::fill();
             return Ok(());
         }
-        Command::Report { files, plots } => return report(&files, plots, json),
+        Command::Report { files, plots, document } => {
+            return report(&files, plots, document, json);
+        }
         Command::Netperf(_) | Command::CniAdd(_) | Command::Idle(_) | Command::Memory(_) => {
             begin()?
         }
@@ -106,13 +112,22 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(files: &[PathBuf], plots: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+fn report(
+    files: &[PathBuf],
+    plots: Option<PathBuf>,
+    document: Option<PathBuf>,
+    json: bool,
+) -> anyhow::Result<()> {
     let records = record::read(files)?;
     if let Some(folder) = plots {
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         for path in report::write_plots(&records, &folder)? {
             eprintln!("wrote {}", path.display());
         }
+    }
+    if let Some(document) = document {
+        report::document::update(&document, files)?;
+        return Ok(());
     }
     if json {
         for record in &records {

@@ -41,6 +41,13 @@ pub fn memory(id: u32) -> Outcome<Memory> {
     Ok(parse_memory(&read(Path::new(&format!("/proc/{id}/status")))?))
 }
 
+/// KiB in memory of the largest mapping of a process: for a datapath, its packet memory.
+pub fn largest_mapping_kib(id: u32) -> Outcome<u64> {
+    let text = read(Path::new(&format!("/proc/{id}/smaps")))?;
+    let resident = text.lines().filter_map(|line| field(line, "Rss"));
+    Ok(resident.max().unwrap_or_default())
+}
+
 /// Times that its threads gave up a core by themselves: each is a wake-up.
 pub fn rests(id: u32) -> Outcome<u64> {
     let path = format!("/proc/{id}/task");
@@ -111,7 +118,8 @@ mod tests {
         while cpu_ms(id).unwrap() < before + 30 {
             assert!(std::time::Instant::now() < deadline, "no CPU time was counted in 20 s");
         }
-        assert!(memory(id).unwrap().resident_kib > 0);
+        assert!(memory(id).unwrap().resident_kib >= largest_mapping_kib(id).unwrap());
+        assert!(largest_mapping_kib(id).unwrap() > 0);
         rests(id).unwrap();
     }
 }

@@ -169,14 +169,16 @@ pub struct FirstPacket {
 pub struct ProcessMemory {
     /// Attached Pods.
     pub pods: usize,
-    /// "datapath", "datapath parent", "agent".
+    /// "datapath", "datapath parent", "agent"; "bridge" for the same Pods without any.
     pub process: String,
     /// KiB by kind.
     pub memory: Memory,
-    /// KiB registered with AF_XDP: locked, but not counted in /proc/PID/status.
-    pub umem_kib: u64,
-    /// KiB that the whole machine could still give out; the kernel's share of a Pod shows here.
-    pub available_kib: u64,
+    /// KiB of packet memory, a part of what is resident. Registered with AF_XDP, so locked; the
+    /// kernel counts that by user, and shows it nowhere.
+    pub frames_kib: u64,
+    /// KiB that the whole kernel holds in ways that Pods cost it: unreclaimable slab, vmalloc,
+    /// per-cpu and stacks.
+    pub kernel_kib: u64,
 }
 
 /// Reads records from files of JSON lines.

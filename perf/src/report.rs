@@ -1,6 +1,7 @@
 //! Tables and plots of records: what a run prints, and what docs/PERFORMANCE.md holds.
 
 mod cni;
+pub mod document;
 mod grid;
 mod idle;
 mod memory;

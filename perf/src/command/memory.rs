@@ -1,6 +1,6 @@
-//! Memory of each daemon, with more and more Pods attached.
+//! Memory of each daemon, with more and more Pods attached; and what the kernel holds for them,
+//! beside the same number of Pods on a bridge.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -9,9 +9,15 @@ use seine_e2e::cluster::Cluster;
 use seine_e2e::failure::{Failure, Outcome};
 
 use crate::output::Output;
-use crate::process;
+use crate::process::{self, Memory};
 use crate::record::{ProcessMemory, Record};
+use crate::topology::plain::PlainNode;
 use crate::topology::{Stage, daemons, stage};
+
+/// After a change: what was freed is given back by then, and rings have been touched.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Parts of the kernel's memory that grow with Pods, by the names of /proc/meminfo.
+const KERNEL_PARTS: [&str; 4] = ["SUnreclaim", "VmallocUsed", "Percpu", "KernelStack"];
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,65 +31,68 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
     let most = arguments.pods.iter().copied().max().unwrap_or(0);
     let mut cluster = Stage { nodes: 1, pods: most, far: 0 }.start(output)?;
-    output.expect_steps(arguments.pods.len());
+    output.expect_steps(arguments.pods.len() * 2);
     for wanted in &arguments.pods {
-        output.step(&format!("{wanted} pods"));
+        output.step(&format!("{wanted} pods on seine"));
         for index in cluster.pods.len()..*wanted {
             cluster.attach(&stage::near(index))?;
         }
-        // What was freed is given back by then, and rings have been touched.
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(SETTLE);
         for record in look(&mut cluster)? {
             output.add(Record::Memory(record))?;
         }
+    }
+    while let Some(name) = cluster.pods.first().map(|pod| pod.manifest.name.clone()) {
+        cluster.detach(&name)?;
+    }
+    let mut plain = PlainNode::create(&cluster.journal, &cluster.underlay, 1)?;
+    let mut pods = Vec::new();
+    for wanted in &arguments.pods {
+        output.step(&format!("{wanted} pods on bridge"));
+        for index in pods.len()..*wanted {
+            pods.push(plain.attach(&cluster.journal, &format!("pod{index}"))?);
+        }
+        std::thread::sleep(SETTLE);
+        output.add(Record::Memory(ProcessMemory {
+            pods: pods.len(),
+            process: "bridge".to_owned(),
+            memory: Memory::default(),
+            frames_kib: 0,
+            kernel_kib: kernel_kib()?,
+        }))?;
     }
     cluster.close()
 }
 
 fn look(cluster: &mut Cluster) -> Outcome<Vec<ProcessMemory>> {
     let pods = cluster.pods.len();
-    let available_kib = available_kib()?;
+    let kernel_kib = kernel_kib()?;
     let mut records = Vec::new();
     for node in &mut cluster.nodes {
-        let umem_kib = registered_kib(node)?;
         for (name, id) in daemons::processes(node)? {
+            let frames_kib = if name == "datapath" { process::largest_mapping_kib(id)? } else { 0 };
             records.push(ProcessMemory {
                 pods,
                 process: name.to_owned(),
                 memory: process::memory(id)?,
-                umem_kib: if name == "datapath" { umem_kib } else { 0 },
-                available_kib,
+                frames_kib,
+                kernel_kib,
             });
         }
     }
     Ok(records)
 }
 
-/// KiB registered with AF_XDP sockets of a node, each region once.
-fn registered_kib(node: &seine_e2e::node::Node) -> Outcome<u64> {
-    let mut regions = BTreeMap::new();
-    for namespace in [&node.namespace, &node.ports_namespace] {
-        regions.extend(regions_of(&namespace.run("ss -H --xdp -a -e")?));
-    }
-    Ok(regions.values().sum::<u64>() / 1024)
-}
-
-/// Identifier and bytes of every region that `ss` names.
-fn regions_of(text: &str) -> BTreeMap<u64, u64> {
-    let number = |text: &str, key: &str| -> Option<u64> {
-        let rest = &text[text.find(key)? + key.len()..];
-        rest.split(|it: char| !it.is_ascii_digit()).next()?.parse().ok()
-    };
-    let regions = text.split("umem(").skip(1);
-    regions.filter_map(|it| Some((number(it, "id:")?, number(it, "size:")?))).collect()
-}
-
-fn available_kib() -> Outcome<u64> {
+fn kernel_kib() -> Outcome<u64> {
     let path = Path::new("/proc/meminfo");
     let text = fs::read_to_string(path).map_err(Failure::io("read", path))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    kib.ok_or_else(|| Failure::Unmet("/proc/meminfo has no MemAvailable".to_owned()))
+    Ok(kernel_parts_kib(&text))
+}
+
+fn kernel_parts_kib(meminfo: &str) -> u64 {
+    let parts = meminfo.lines().filter_map(|line| line.split_once(':'));
+    let counted = parts.filter(|(name, _)| KERNEL_PARTS.contains(name));
+    counted.filter_map(|(_, value)| value.split_whitespace().next()?.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]
@@ -91,10 +100,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_region_that_many_sockets_share_counts_once() {
-        let text = "UNCONN 0 0 a:q0 * umem(id:7,size:4096,num_pages:1,chunk_size:2048) x\n\
-                    UNCONN 0 0 b:q0 * umem(id:7,size:4096,num_pages:1,chunk_size:2048)\n\
-                    UNCONN 0 0 c:q0 * umem(id:9,size:8192,num_pages:2,chunk_size:2048)\n";
-        assert_eq!(regions_of(text), BTreeMap::from([(7, 4096), (9, 8192)]));
+    fn what_can_be_reclaimed_is_not_counted() {
+        let meminfo = "MemFree: 9000 kB\nSlab: 70 kB\nSReclaimable: 50 kB\nSUnreclaim: 20 kB\n\
+                       KernelStack: 3 kB\nVmallocTotal: 99999 kB\nVmallocUsed: 4 kB\nPercpu: 1 kB\n";
+        assert_eq!(kernel_parts_kib(meminfo), 28);
     }
 }

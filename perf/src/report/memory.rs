@@ -43,7 +43,7 @@ pub fn table(records: &[Record]) -> Option<String> {
         "UMEM",
     ];
     let mut grid = Grid::new(&head, 1);
-    let mut growth = Grid::new(&["process", "resident", "UMEM"], 1);
+    let mut growth = Grid::new(&["part", "KiB for each Pod"], 1);
     for process in PROCESSES {
         let looks = looks(records, process);
         for look in &looks {
@@ -56,27 +56,24 @@ pub fn table(records: &[Record]) -> Option<String> {
                 memory.locked_kib,
                 memory.pinned_kib,
                 memory.huge_kib,
-                look.umem_kib,
+                look.frames_kib,
             ];
             let mut row = vec![process.to_owned(), look.pods.to_string()];
             row.extend(parts.map(mib));
             grid.row(row);
         }
-        let per_pod = |part| super::maybe(growth_kib(&looks, part));
-        growth.row(vec![
-            process.to_owned(),
-            per_pod(|it| it.memory.resident_kib),
-            per_pod(|it| it.umem_kib),
-        ]);
+        let resident = super::maybe(growth_kib(&looks, |it| it.memory.resident_kib));
+        growth.row(vec![format!("{process}, resident"), resident]);
     }
-    let caption = "Memory, MiB. UMEM is registered with AF_XDP, so locked; the kernel counts it \
-                   per user, not in VmLck or VmPin.";
-    let machine = growth_kib(&looks(records, PROCESSES[0]), |it| it.available_kib);
-    let machine = machine.map_or_else(String::new, |kib| {
-        format!("\nThe whole machine, kernel included, gives {} KiB for a Pod.\n", figure(-kib))
-    });
-    let growth = growth.text("What a Pod adds, KiB.");
-    Some(format!("{}\n{growth}{machine}", grid.text(caption)))
+    for (name, process) in [("Seine's", PROCESSES[0]), ("plain", "bridge")] {
+        let kernel = super::maybe(growth_kib(&looks(records, process), |it| it.kernel_kib));
+        growth.row(vec![format!("kernel, {name} Pods, namespaces included"), kernel]);
+    }
+    let caption = "Memory, MiB. `frames` is packet memory, a part of what is resident: registered \
+                   with AF_XDP and so locked, which the kernel counts by user and not in VmLck or \
+                   VmPin.";
+    let growth = growth.text("What a Pod adds, from the fewest Pods to the most.");
+    Some(format!("{}\n{growth}", grid.text(caption)))
 }
 
 /// Resident memory by number of Pods.
