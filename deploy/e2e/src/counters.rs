@@ -56,6 +56,19 @@ impl Counters {
         Ok(counters)
     }
 
+    /// The same, with ports called by other names: those of their Pods.
+    pub fn renamed(&self, name: impl Fn(&str) -> Option<String>) -> Counters {
+        let renamed = |port: &String| name(port).unwrap_or_else(|| port.clone());
+        let ports = self.ports.iter();
+        let drops = self.drops.iter();
+        Counters {
+            ports: ports.map(|((node, port), it)| ((node.clone(), renamed(port)), *it)).collect(),
+            drops: drops
+                .map(|((node, port, why), it)| ((node.clone(), renamed(port), why.clone()), *it))
+                .collect(),
+        }
+    }
+
     /// What moved since `before`; what did not is left out.
     pub fn since(&self, before: &Counters) -> Counters {
         let mut moved = Counters::default();

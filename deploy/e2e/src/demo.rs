@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::attached::{check_attachment, check_uplink};
 use crate::cluster::Cluster;
 use crate::counters::Counters;
@@ -56,10 +58,13 @@ impl Demo<'_> {
             servers.extend(measure::start_servers(&cluster.journal, &pod.namespace, &log)?);
         }
         let lines = self.print_rows(&cluster, &cast)?;
-        let expected = rows().len() + cluster.pods.len() + cluster.nodes.len() + 1;
-        let missing = expected.saturating_sub(lines.len());
         let failed = lines.iter().filter(|line| line.failure.is_some()).count();
-        self.print_end(&cluster, begin, lines.len() - failed, failed + missing)?;
+        let missing = missing(&cluster, &lines);
+        for row in &missing {
+            self.format.progress(&format!("missing row: {row}"));
+        }
+        let failed = failed + missing.len();
+        self.print_end(&cluster, begin, lines.len(), failed)?;
         if self.keep {
             print_how_to_use(&cluster, &cast)?;
             std::mem::forget(servers);
@@ -69,7 +74,7 @@ impl Demo<'_> {
             self.format.progress("detaching the pods and removing the cluster ...");
             cluster.close()?;
         }
-        Ok(failed + missing)
+        Ok(failed)
     }
 
     fn print_rows(&self, cluster: &Cluster, cast: &Cast<'_>) -> Outcome<Vec<Line>> {
@@ -90,7 +95,8 @@ impl Demo<'_> {
             print(run_row(cluster, cast, row)?);
         }
         let trace = trace(cluster, cast);
-        let line = |failure, note| Line { failure, note, ..line("trace", "seinectl trace", "") };
+        let line =
+            |failure, note| Line { failure, note, ..line("trace", "trace", "seinectl trace") };
         print(match trace {
             Ok(text) => {
                 let steps = text.lines().count();
@@ -104,21 +110,22 @@ impl Demo<'_> {
         Ok(lines)
     }
 
-    fn print_end(
-        &self,
-        cluster: &Cluster,
-        begin: Instant,
-        passed: usize,
-        failed: usize,
-    ) -> Outcome {
-        let counters = cluster.counters()?;
-        if self.format == Format::Text {
+    fn print_end(&self, cluster: &Cluster, begin: Instant, rows: usize, failed: usize) -> Outcome {
+        let counters = named(cluster, &cluster.counters()?);
+        let (moved, drops) = (report::moved(&counters), report::drops(&counters));
+        let took = begin.elapsed().as_secs();
+        if self.format == Format::Json {
+            let end = json!({
+                "kind": "end", "rows": rows, "failed": failed, "seconds": took,
+                "counters": moved, "drops": drops,
+            });
+            println!("{end}");
+        } else {
             println!("\nfinal counters");
-            for text in report::moved(&counters).iter().chain(&report::drops(&counters)) {
+            for text in moved.iter().chain(&drops) {
                 println!("     {text}");
             }
-            let took = begin.elapsed().as_secs();
-            println!("\n{passed} rows passed, {failed} failed, {took} s");
+            println!("\n{rows} rows, {failed} failed, {took} s");
         }
         Ok(())
     }
@@ -139,6 +146,39 @@ impl<'a> Cast<'a> {
             )),
         }
     }
+}
+
+/// Rows of the fixed list that no line of the report is for.
+fn missing(cluster: &Cluster, lines: &[Line]) -> Vec<String> {
+    let has = |kind: &str, way: &str, family: &str, test: &str| {
+        lines
+            .iter()
+            .any(|it| (it.kind, &*it.way, it.family, &*it.test) == (kind, way, family, test))
+    };
+    let mut missing = Vec::new();
+    for Row { way, family, measure } in rows() {
+        let (way, family, test) = (way.to_string(), family.name(), measure.to_string());
+        if !has("measure", &way, family, &test) {
+            missing.push(format!("{way} {family} {test}"));
+        }
+    }
+    let pods = cluster.pods.iter().map(|pod| (pod.manifest.name.as_str(), "pod port"));
+    let nodes = cluster.nodes.iter().map(|node| (node.name(), "uplink"));
+    for (who, what) in pods.chain(nodes).filter(|(who, what)| !has("attach", who, "", what)) {
+        missing.push(format!("{who} {what}"));
+    }
+    if !has("trace", "trace", "", "seinectl trace") {
+        missing.push("trace".to_owned());
+    }
+    missing
+}
+
+/// The counters with every Pod's port called by the Pod.
+fn named(cluster: &Cluster, counters: &Counters) -> Counters {
+    counters.renamed(|port| {
+        let pod = cluster.pods.iter().find(|pod| pod.attachment.host_interface == port)?;
+        Some(pod.manifest.name.clone())
+    })
 }
 
 fn line(kind: &'static str, way: &str, test: &str) -> Line {
@@ -175,6 +215,7 @@ fn run_row(cluster: &Cluster, cast: &Cast<'_>, row: Row) -> Outcome<Line> {
         Ok(_) => went_through(cast, row, &moved).or_else(|| report::unexpected(&moved, unpaced)),
     };
     let measured = measured.ok();
+    let moved = named(cluster, &moved);
     Ok(Line {
         kind: "measure",
         way: row.way.to_string(),

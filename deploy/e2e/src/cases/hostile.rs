@@ -33,6 +33,10 @@ pub(super) const CASES: &[Case] = &[
         name: "no attack succeeds while the datapath's worker process is dead",
         run: worker_dead,
     },
+    Case {
+        name: "no attack succeeds when the datapath restarts and no agent is there",
+        run: no_node,
+    },
     Case { name: "no attack succeeds before the pod's endpoint is known", run: no_endpoint },
     Case { name: "no attack succeeds from a link that has no port", run: no_port },
     Case { name: "a tunnel packet from a host that is no node is dropped", run: strange_peer },
@@ -239,6 +243,20 @@ fn worker_dead(stage: &mut Stage) -> Outcome {
         expect(reached == 0, || format!("`{}` reached a pod, {reached} frames", attack.name))?;
     }
     Ok(())
+}
+
+/// A datapath that nobody has told anything: Pods are attached, and no Node is installed.
+fn no_node(stage: &mut Stage) -> Outcome {
+    let (cluster, field) = attacked(stage)?;
+    let node = cluster.node_mut("node1")?;
+    node.agent()?.kill()?;
+    node.datapath()?.stop()?;
+    node.start_datapath()?;
+    nothing_reaches(&field)?;
+    let reached = pings(&field.hostile.namespace, field.near.v4.into());
+    expect(!reached, || "pods reach each other before a Node is installed".to_owned())?;
+    cluster.node_mut("node1")?.start_agent()?;
+    reach::reach(cluster, "hostile", "near", Family::V4)
 }
 
 /// The port stays open, and the endpoint is taken away by a session of our own.
