@@ -1,9 +1,9 @@
 //! Who dies comes back, and what went on meanwhile.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -13,7 +13,6 @@ use crate::cluster::Cluster;
 use crate::daemon::until;
 use crate::failure::{Failure, Outcome, expect};
 use crate::journal;
-use crate::measure::pings;
 use crate::namespace::Namespace;
 use crate::pod::Family;
 
@@ -41,14 +40,37 @@ fn cluster(stage: &mut Stage) -> Outcome<&mut Cluster> {
     Ok(cluster)
 }
 
-/// Waits until `a` reaches `b` and `c` again, and says how long it took.
-fn resumed(cluster: &Cluster, since: Instant) -> Outcome {
-    let a = &cluster.pod("a")?.namespace;
-    for name in ["b", "c"] {
-        let address = cluster.pod(name)?.address(Family::V4)?;
-        until("pods reach each other again", 15, || pings(a, address))?;
-    }
-    println!("      traffic resumed after {:.2} s", since.elapsed().as_secs_f64());
+/// Pings from `a` to `address` a hundred times a second while `event` happens; the longest that
+/// no answer came, in milliseconds.
+fn interruption_ms(
+    cluster: &mut Cluster,
+    address: IpAddr,
+    event: impl FnOnce(&mut Cluster) -> Outcome,
+) -> Outcome<u32> {
+    let a = cluster.pod("a")?.namespace.clone();
+    let ping = format!("ping -n -D -i 0.01 -W 1 -w 6 {address}");
+    let printed = std::thread::scope(|scope| {
+        let pinging = scope.spawn(|| match a.run(&ping) {
+            // Lost packets make it end with 1; what it printed counts.
+            Err(Failure::Command { output, .. }) => Ok(output),
+            result => result,
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        let happened = event(cluster);
+        let printed = pinging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        happened.and(printed)
+    })?;
+    let answered: Vec<f64> = printed
+        .lines()
+        .filter_map(|line| line.strip_prefix('[')?.split_once(']')?.0.parse().ok())
+        .collect();
+    let gaps = answered.windows(2).map(|pair| pair[1] - pair[0]);
+    expect(answered.len() > 50, || format!("only {} pings were answered", answered.len()))?;
+    Ok((gaps.fold(0.0, f64::max) * 1000.0) as u32)
+}
+
+/// `a` reaches `b` and `c` as before.
+fn resumed(cluster: &Cluster) -> Outcome {
     for name in ["b", "c"] {
         for family in Family::BOTH {
             reach(cluster, "a", name, family)?;
@@ -70,9 +92,14 @@ fn kill_children(cluster: &mut Cluster) -> Outcome<Vec<u32>> {
 
 fn worker(stage: &mut Stage) -> Outcome {
     let cluster = cluster(stage)?;
-    let since = Instant::now();
-    let killed = kill_children(cluster)?;
-    resumed(cluster, since)?;
+    let address = cluster.pod("b")?.address(Family::V4)?;
+    let mut killed = Vec::new();
+    let gap = interruption_ms(cluster, address, |cluster| {
+        killed = kill_children(cluster)?;
+        Ok(())
+    })?;
+    println!("      no traffic for {gap} ms");
+    resumed(cluster)?;
     let now = cluster.node_mut("node1")?.datapath()?.children();
     expect(!now.is_empty() && now.iter().all(|id| !killed.contains(id)), || {
         format!("the worker process is still {now:?}")
@@ -81,15 +108,18 @@ fn worker(stage: &mut Stage) -> Outcome {
 
 fn datapath(stage: &mut Stage) -> Outcome {
     let cluster = cluster(stage)?;
-    let since = Instant::now();
-    let killed = kill_children(cluster)?;
-    let node = cluster.node_mut("node1")?;
-    node.datapath()?.kill()?;
-    until("the worker process ends with its parent", 5, || {
-        killed.iter().all(|id| journal::start_time(*id).is_none())
+    let address = cluster.pod("c")?.address(Family::V4)?;
+    let gap = interruption_ms(cluster, address, |cluster| {
+        let node = cluster.node_mut("node1")?;
+        let children = node.datapath()?.children();
+        node.datapath()?.kill()?;
+        until("the worker process ends with its parent", 5, || {
+            children.iter().all(|id| journal::start_time(*id).is_none())
+        })?;
+        node.start_datapath()
     })?;
-    node.start_datapath()?;
-    resumed(cluster, since)
+    println!("      no traffic for {gap} ms");
+    resumed(cluster)
 }
 
 fn agent(stage: &mut Stage) -> Outcome {
