@@ -40,7 +40,7 @@ pub fn table(records: &[Record]) -> Option<String> {
         "locked",
         "pinned",
         "huge",
-        "UMEM",
+        "frames",
     ];
     let mut grid = Grid::new(&head, 1);
     let mut growth = Grid::new(&["part", "KiB for each Pod"], 1);
