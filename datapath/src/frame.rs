@@ -225,12 +225,13 @@ impl Frame {
 pub struct FrameCache {
     region: &'static Region,
     indexes: ArrayVec<u32, CACHE_MAX>,
+    short: bool,
 }
 
 impl FrameCache {
     /// An empty cache over the region's depot.
     pub fn new(region: &'static Region) -> FrameCache {
-        FrameCache { region, indexes: ArrayVec::new() }
+        FrameCache { region, indexes: ArrayVec::new(), short: false }
     }
 
     /// The region behind it.
@@ -257,10 +258,18 @@ impl FrameCache {
                 self.indexes.push(index);
             }
         }
-        let index = self.indexes.pop()?;
+        let Some(index) = self.indexes.pop() else {
+            self.short = true;
+            return None;
+        };
         // SAFETY: indexes in cache and depot came from `Frame::release` or were never used, and
         // popping took this one out.
         Some(unsafe { self.region.claim(index, HEADROOM, 0, Checksum::Complete) })
+    }
+
+    /// Whether a frame was wanted and not there since this was last asked.
+    pub fn take_short(&mut self) -> bool {
+        std::mem::take(&mut self.short)
     }
 
     /// Takes a frame back.

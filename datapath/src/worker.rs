@@ -32,6 +32,10 @@ const FRUITLESS_WAKES_MAX: u32 = 16;
 /// How long a worker sleeps at most while it owns a queue that cannot wake it.
 const UNWAKEABLE_SLEEP_MS: i32 = 1;
 
+/// How long it sleeps at most when frames ran out: a device without a frame to receive into wakes
+/// nobody, and others may have given some back.
+const SHORT_SLEEP_MS: i32 = 10;
+
 /// How a worker waits for packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Poll {
@@ -302,7 +306,11 @@ impl Worker {
         self.part_with_faulty();
         self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
         self.parts.counters.rests.add(1);
-        let limit_ms = if self.unwakeable == 0 { -1 } else { UNWAKEABLE_SLEEP_MS };
+        let limit_ms = match (self.unwakeable, self.parts.frames.take_short()) {
+            (0, false) => -1,
+            (0, true) => SHORT_SLEEP_MS,
+            _ => UNWAKEABLE_SLEEP_MS,
+        };
         self.bed.sleep(&self.parts.wake, limit_ms);
     }
 

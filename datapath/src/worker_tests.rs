@@ -249,6 +249,26 @@ impl Ledger {
     }
 }
 
+/// An empty fill ring wakes nobody, so a worker that ran out of frames must look again by itself.
+#[test]
+fn a_worker_short_of_frames_sleeps_for_a_moment_only() {
+    let mut simulation = Simulation::new();
+    let worker = &mut simulation.workers[0];
+    let held: Vec<Frame> = std::iter::from_fn(|| worker.parts.frames.allocate()).collect();
+    // A wake that is pending from the start is not what ends the sleep below.
+    worker.bed.sleep(&worker.parts.wake, 0);
+    let wake = worker.parts.wake.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(5));
+        wake.wake();
+    });
+    let before = Instant::now();
+    worker.rest();
+    let slept = before.elapsed();
+    assert!(slept >= Duration::from_millis(5) && slept < Duration::from_secs(4), "{slept:?}");
+    held.into_iter().for_each(|frame| worker.parts.frames.free(frame));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
