@@ -11,6 +11,10 @@
 //! light traffic it halves again; the frames posted above it return with the packets that fill
 //! them, for a fill ring cannot be taken back. So a port that goes silent after a burst keeps what
 //! it had grown to.
+//!
+//! A frame that was sent comes back when the receiver is done with it, and a Pod can put that off
+//! for as long as it likes. So when few frames are left, a queue sends no more than
+//! [`SENDING_MIN`] at once: Pods that hoard cannot take the last ones.
 
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, RawFd};
@@ -31,6 +35,9 @@ const FILL_MIN: u32 = 32;
 /// Rounds of light traffic in a row after which the level halves. Rounds without any do not count:
 /// nothing comes back in them.
 const CALM_ROUNDS: u32 = 4096;
+
+/// Frames that a queue may be sending however few are left: two batches.
+const SENDING_MIN: u32 = 128;
 
 /// System calls that one flush makes at most: where the kernel stops after 32 descriptors, a ring
 /// of 2048 takes 64.
@@ -149,6 +156,14 @@ impl AfXdpQueue {
                 self.fill_level = (self.fill_level / 2).max(FILL_MIN);
             }
         }
+    }
+
+    /// Frames that may be posted for sending: any number, until seven eighths of all are in use.
+    fn sending_room(&self) -> u32 {
+        if self.region.free_frames() > self.region.frames() / 8 {
+            return u32::MAX;
+        }
+        SENDING_MIN.saturating_sub(self.sending.len())
     }
 
     /// Takes back the frames that were sent.
@@ -277,7 +292,7 @@ impl Queue for AfXdpQueue {
             batch.drain(..).for_each(|frame| frames.free(frame));
             return;
         }
-        let wanted = batch.len() as u32;
+        let wanted = self.sending_room().min(batch.len() as u32);
         let room = self.socket.transmit.room(wanted).min(wanted);
         for frame in batch.drain(..room as usize) {
             if self.accepts(&frame) {
@@ -345,26 +360,65 @@ mod tests {
     use super::*;
     use crate::netns::Namespace;
 
+    /// A queue on one end of a veth pair, in a namespace of its own.
+    fn veth_queue(name: &str, region: &'static Region) -> AfXdpQueue {
+        let namespace = Namespace::isolated(name).expect("namespace");
+        for line in ["link add near type veth peer far", "link set near up", "link set far up"] {
+            let ip = format!("-n {name} {line}");
+            let status = Command::new("ip").args(ip.split(' ')).status().expect("ip");
+            assert!(status.success(), "{ip}");
+        }
+        let memory = FrameMemory::register(region, &namespace).expect("registration");
+        assert!(memory.metadata());
+        let index = || nix::net::if_::if_nametoindex("near").expect("index");
+        let open = || Socket::open(&memory, "near", index(), 0, 1024).expect("socket");
+        let socket = namespace.run(open).expect("enter");
+        AfXdpQueue::new(socket, &memory, ("near", 0), PortKind::Pod, 1500)
+    }
+
+    /// No kick, so that every frame stays with the kernel: a Pod that never takes a packet.
+    #[test]
+    #[ignore = "needs CAP_NET_ADMIN"]
+    fn a_receiver_that_takes_nothing_cannot_hold_the_last_frames() {
+        let name = format!("seine-hoard-{}", std::process::id());
+        let region = Region::map(4096, 2048).expect("memory");
+        let mut queue = veth_queue(&name, region);
+        let mut frames = FrameCache::new(region);
+        let mut spare: Vec<Frame> = std::iter::from_fn(|| frames.allocate()).collect();
+        let batch = |spare: &mut Vec<Frame>| -> Batch {
+            let mut some: Batch = spare.drain(..64).collect();
+            some.iter_mut().for_each(|frame| assert!(frame.fill(&[0; 60])));
+            some
+        };
+        for expected in [0, 0, 64] {
+            let mut some = batch(&mut spare);
+            queue.transmit(&mut frames, &mut some);
+            assert_eq!(some.len(), expected, "left of a batch");
+            some.drain(..).for_each(|frame| frames.free(frame));
+        }
+        // Enough are free again.
+        spare.drain(..2048).for_each(|frame| frames.free(frame));
+        frames.drain();
+        let mut some = batch(&mut spare);
+        queue.transmit(&mut frames, &mut some);
+        assert!(some.is_empty());
+
+        spare.drain(..).for_each(|frame| frames.free(frame));
+        Box::new(queue).close(&mut frames);
+        frames.drain();
+        assert_eq!(region.free_frames(), 4096);
+        Namespace::remove(&name).expect("remove");
+    }
+
     /// The kernel answers EINVAL to bad metadata, leaves the descriptor in the ring and completes
     /// its frame on each kick. `post` never writes such a descriptor, so it is forged here.
     #[test]
     #[ignore = "needs CAP_NET_ADMIN"]
     fn a_descriptor_that_the_kernel_refuses_stops_the_queue_and_no_frame_is_doubled() {
         let name = format!("seine-refused-{}", std::process::id());
-        let namespace = Namespace::isolated(&name).expect("namespace");
-        for line in ["link add near type veth peer far", "link set near up", "link set far up"] {
-            let ip = format!("-n {name} {line}");
-            let status = Command::new("ip").args(ip.split(' ')).status().expect("ip");
-            assert!(status.success(), "{ip}");
-        }
         let region = Region::map(512, 2048).expect("memory");
-        let memory = FrameMemory::register(region, &namespace).expect("registration");
-        assert!(memory.metadata());
-        let index = || nix::net::if_::if_nametoindex("near").expect("index");
-        let open = || Socket::open(&memory, "near", index(), 0, 64).expect("socket");
-        let socket = namespace.run(open).expect("enter");
         let mut frames = FrameCache::new(region);
-        let mut queue = AfXdpQueue::new(socket, &memory, ("near", 0), PortKind::Pod, 1500);
+        let mut queue = veth_queue(&name, region);
         queue.fill(&mut frames);
 
         let mut frame = frames.allocate().expect("frame");
