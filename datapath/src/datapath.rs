@@ -161,7 +161,7 @@ impl Datapath {
             if !same {
                 return Err(taken(port));
             }
-            // Its device went away and came back under the same name.
+            // Its device went away and came back under the same name, or a worker was stuck.
             self.close(name).await?;
         }
         if let Some(port) = self.ports.by_interface(PortKind::Pod, interface) {
@@ -221,7 +221,8 @@ impl Datapath {
         };
         let counters: Vec<_> = queues.iter().map(|_| Arc::new(PortCounters::default())).collect();
         let name = name.to_owned();
-        let port = OpenPort { id, generation, name, kind, interface, mac, mtu, counters };
+        let whole = false;
+        let port = OpenPort { id, generation, name, kind, interface, mac, mtu, counters, whole };
         let slots: Vec<Box<Slot>> = queues
             .into_iter()
             .zip(&port.counters)
@@ -246,7 +247,10 @@ impl Datapath {
             }
         }
         match failed {
-            None => Ok(()),
+            None => {
+                self.ports.set_whole(&name, true);
+                Ok(())
+            }
             Some(error) => {
                 self.detach(&name, id).await?;
                 Err(error)
@@ -263,8 +267,9 @@ impl Datapath {
     }
 
     /// Takes a port from pipeline and workers. When a worker does not answer the index stays
-    /// taken: that worker may still send to it.
+    /// taken, for that worker may still send to it, and the port is there to be closed again.
     async fn detach(&mut self, name: &str, id: PortId) -> Result<(), PortError> {
+        self.ports.set_whole(name, false);
         self.writer.withdraw(name).await?;
         for worker in &self.workers {
             if let Some(slot) = worker.ask(|done| Command::Remove(id, done)).await? {

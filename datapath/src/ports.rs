@@ -33,6 +33,8 @@ pub struct OpenPort {
     pub mtu: u16,
     /// Of each worker.
     pub counters: Vec<Arc<PortCounters>>,
+    /// Whether pipeline and workers all have it.
+    pub whole: bool,
 }
 
 impl OpenPort {
@@ -53,8 +55,12 @@ impl OpenPort {
         PortTotals::sum(self.counters.iter().map(Arc::as_ref))
     }
 
-    /// Why one of its queues stopped for good, if one did.
+    /// Why one of its queues stopped for good, if one did, or what else it lacks.
     pub fn fault(&self) -> Option<String> {
+        if !self.whole {
+            let reason = "a worker did not answer while the port was opened or closed";
+            return Some(format!("{reason}; open it again"));
+        }
         self.counters
             .iter()
             .find_map(|counters| counters.fault.get().map(|fault| fault.to_string()))
@@ -99,6 +105,13 @@ impl PortTable {
     /// Adds a port under an allocated index.
     pub fn insert(&mut self, port: OpenPort) {
         self.open.insert(port.name.clone(), port);
+    }
+
+    /// Says whether pipeline and workers all have a port.
+    pub fn set_whole(&mut self, name: &str, whole: bool) {
+        if let Some(port) = self.open.get_mut(name) {
+            port.whole = whole;
+        }
     }
 
     /// Forgets a port, keeping its drops and its index.

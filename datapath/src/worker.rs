@@ -18,6 +18,7 @@ use seine_pipeline::limits::PORTS_MAX;
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::run::{self, Context};
 use seine_pipeline::verdict::{DropReason, Outcome};
+use tokio::sync::oneshot;
 
 use crate::counters::WorkerCounters;
 use crate::frame::{Batch, Frame, FrameCache};
@@ -145,17 +146,26 @@ impl Worker {
         while let Ok(command) = self.parts.commands.try_recv() {
             match command {
                 Command::Add(slot, done) => {
-                    // The asker may have given up; then the slot closes with it.
-                    let _ = done.send(self.add(slot));
+                    let refused = self.add(slot);
+                    self.hand_back(done, refused);
                 }
                 Command::Remove(port, done) => {
-                    let _ = done.send(self.remove(port));
+                    let removed = self.remove(port);
+                    self.hand_back(done, removed);
                 }
                 Command::Sample(done) => {
                     self.sample();
                     let _ = done.send(());
                 }
             }
+        }
+    }
+
+    /// Answers with a slot, or closes it here when the asker has given up: its frames are worth more
+    /// than a late round.
+    fn hand_back(&mut self, done: oneshot::Sender<Option<Box<Slot>>>, slot: Option<Box<Slot>>) {
+        if let Err(Some(slot)) = done.send(slot) {
+            slot.close(&mut self.parts.frames);
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod node;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use node::{GATEWAY_MAC, Node, WORKERS, datagram, endpoint, node_object, part, peer};
@@ -264,6 +265,23 @@ async fn a_port_opened_again_is_the_same_and_a_closed_one_gives_its_frames_back(
 
     let port = node.open(session, "pod2").await;
     assert_eq!((port.id, port.generation), (2, 2));
+}
+
+#[tokio::test]
+async fn a_port_whose_opening_a_stuck_worker_cut_short_is_opened_again_in_whole() {
+    let (mut node, session) = node_with_two_pods().await;
+    node.shut.store(true, Ordering::Relaxed);
+    let interface = "pod4".to_owned();
+    let request = v1::OpenPortRequest { session, name: interface.clone(), interface };
+    node.client.open_port(request).await.expect_err("no worker answers");
+    node.shut.store(false, Ordering::Relaxed);
+
+    assert_eq!(node.open(session, "pod4").await.fault, "");
+    node.apply(vec![part(session, 2, Mode::Delta, vec![endpoint(4)])]).await.unwrap();
+    for queue in 0..WORKERS {
+        node.inject("pod4", queue, &datagram(4, 2, b"hello"), Checksum::Complete);
+    }
+    assert_eq!(node.collect("pod2", WORKERS).await.len(), WORKERS);
 }
 
 #[tokio::test]

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use seine_datapath::datapath::Datapath;
 use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice};
-use seine_datapath::frame::Region;
-use seine_datapath::port::OpenError;
+use seine_datapath::frame::{Batch, FrameCache, Region};
 use seine_datapath::port::memory::{self, MemoryOptions, MemoryWire};
+use seine_datapath::port::{OpenError, Queue, QueueFault, QueueStats};
 use seine_datapath::service::DatapathService;
 use seine_datapath::worker::Poll;
 use seine_datapath::workers::{self, WorkersPlan};
@@ -33,12 +35,56 @@ pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 
 type Wires = Arc<SyncMutex<HashMap<String, Vec<MemoryWire>>>>;
 
+/// A queue whose worker gets stuck in it while the gate is shut.
+struct GatedQueue {
+    queue: Box<dyn Queue>,
+    shut: Arc<AtomicBool>,
+}
+
+impl Queue for GatedQueue {
+    fn receive(&mut self, frames: &mut FrameCache, batch: &mut Batch) {
+        while self.shut.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.queue.receive(frames, batch);
+    }
+
+    fn transmit(&mut self, frames: &mut FrameCache, batch: &mut Batch) {
+        self.queue.transmit(frames, batch);
+    }
+
+    fn flush(&mut self, frames: &mut FrameCache) {
+        self.queue.flush(frames);
+    }
+
+    fn takes_partial_checksum(&self) -> bool {
+        self.queue.takes_partial_checksum()
+    }
+
+    fn wake_source(&self) -> Option<RawFd> {
+        self.queue.wake_source()
+    }
+
+    fn stats(&self) -> QueueStats {
+        self.queue.stats()
+    }
+
+    fn fault(&self) -> Option<QueueFault> {
+        self.queue.fault()
+    }
+
+    fn close(self: Box<Self>, frames: &mut FrameCache) {
+        self.queue.close(frames);
+    }
+}
+
 /// Memory in the kernel's place. Interfaces "absent*" are not there.
 struct MemoryDevices {
     region: &'static Region,
     wires: Wires,
     claims: Arc<SyncMutex<Vec<Claims>>>,
     closed: Arc<SyncMutex<Vec<String>>>,
+    shut: Arc<AtomicBool>,
     options: MemoryOptions,
 }
 
@@ -46,6 +92,10 @@ impl MemoryDevices {
     fn device(&mut self, interface: &str, mac: [u8; 6]) -> OpenDevice {
         let (queues, wires) = memory::open(self.region, self.options).expect("memory port");
         self.wires.lock().expect("wires").insert(interface.to_owned(), wires);
+        let gated = |queue| -> Box<dyn Queue> {
+            Box::new(GatedQueue { queue, shut: Arc::clone(&self.shut) })
+        };
+        let queues = queues.into_iter().map(gated).collect();
         OpenDevice { interface: interface.to_owned(), mac: Mac(mac), mtu: 1500, queues }
     }
 }
@@ -82,6 +132,8 @@ pub struct Node {
     pub region: &'static Region,
     pub claims: Arc<SyncMutex<Vec<Claims>>>,
     pub closed: Arc<SyncMutex<Vec<String>>>,
+    /// While it is set, workers are stuck.
+    pub shut: Arc<AtomicBool>,
     wires: Wires,
     _folder: TempDir,
 }
@@ -104,11 +156,13 @@ impl Node {
         let (publication, workers) =
             workers::start(&plan, region, &adjacencies, State::new(7)).expect("workers");
         let (wires, claims, closed) = (Wires::default(), Arc::default(), Arc::default());
+        let shut: Arc<AtomicBool> = Arc::default();
         let mut devices = MemoryDevices {
             region,
             wires: Arc::clone(&wires),
             claims: Arc::clone(&claims),
             closed: Arc::clone(&closed),
+            shut: Arc::clone(&shut),
             options,
         };
         let gateway = devices.device("seine-gw0", GATEWAY_MAC);
@@ -128,7 +182,7 @@ impl Node {
                 .serve_with_incoming(UnixListenerStream::new(listener)),
         );
         let client = seine_datapath_api::connect(&socket).await.expect("client");
-        Node { client, datapath, region, claims, closed, wires, _folder: folder }
+        Node { client, datapath, region, claims, closed, shut, wires, _folder: folder }
     }
 
     pub async fn hello(&mut self) -> u64 {
