@@ -100,7 +100,7 @@ pub fn packets_are_transmitted_unchanged_and_in_order(kind: &dyn Kind) {
 }
 
 pub fn a_batch_is_filled_and_no_further(kind: &dyn Kind) {
-    let offered = samples(40);
+    let offered = samples(30);
     let mut bench = kind.open(if kind.live() { &[] } else { &offered });
     let mut batch = bench.batch(&samples(50));
     if kind.live() {
