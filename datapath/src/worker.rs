@@ -33,8 +33,7 @@ const FRUITLESS_WAKES_MAX: u32 = 16;
 /// How long a worker sleeps at most while it owns a queue that cannot wake it.
 const UNWAKEABLE_SLEEP_MS: i32 = 1;
 
-/// How long it sleeps at most when frames ran out: a device without a frame to receive into wakes
-/// nobody, and others may have given some back.
+/// How long it sleeps at most when frames ran out: a device that has none wakes nobody.
 const SHORT_SLEEP_MS: i32 = 10;
 
 /// How a worker waits for packets.
@@ -161,8 +160,7 @@ impl Worker {
         }
     }
 
-    /// Answers with a slot, or closes it here when the asker has given up: its frames are worth more
-    /// than a late round.
+    /// Answers with a slot, or closes it here when the asker has given up, for its frames' sake.
     fn hand_back(&mut self, done: oneshot::Sender<Option<Box<Slot>>>, slot: Option<Box<Slot>>) {
         if let Err(Some(slot)) = done.send(slot) {
             slot.close(&mut self.parts.frames);

@@ -9,9 +9,9 @@ use ipnet::IpNet;
 
 use super::{HostNetworkError, HostPlan};
 
-/// The source ports of masqueraded UDP: above Geneve's, 6081. A masquerade keeps a free source port,
-/// and the answers to one from 6081 would come back to the port that the uplink takes tunnelled
-/// packets by: lost at best, and from a peer that echoes what it is sent, believed as its tunnel's.
+/// The source ports of masqueraded UDP: above Geneve's, 6081. A masquerade keeps a free source
+/// port, and answers to 6081 would come back to the port that the uplink takes tunnelled packets
+/// by: lost at best, and from a peer that echoes what it is sent, believed as its tunnel's.
 const UDP_PORTS: &str = "6082-65535";
 
 /// The table as nft reads it. Naming it before deleting it makes the deletion succeed when it was

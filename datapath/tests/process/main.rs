@@ -271,11 +271,10 @@ async fn a_port_opened_again_is_the_same_and_a_closed_one_gives_its_frames_back(
 async fn a_port_whose_opening_a_stuck_worker_cut_short_is_opened_again_in_whole() {
     let (mut node, session) = node_with_two_pods().await;
     node.shut.store(true, Ordering::Relaxed);
-    let interface = "pod4".to_owned();
-    let request = v1::OpenPortRequest { session, name: interface.clone(), interface };
+    let (name, interface) = ("pod4".into(), "pod4".into());
+    let request = v1::OpenPortRequest { session, name, interface };
     node.client.open_port(request).await.expect_err("no worker answers");
     node.shut.store(false, Ordering::Relaxed);
-
     assert_eq!(node.open(session, "pod4").await.fault, "");
     node.apply(vec![part(session, 2, Mode::Delta, vec![endpoint(4)])]).await.unwrap();
     for queue in 0..WORKERS {

@@ -1,7 +1,7 @@
 //! Keeps the figures in a document equal to the records beside it.
 //!
-//! A block begins with `<!-- figures: NAME -->` and ends with `<!-- end of figures -->`; what stands
-//! between is made of the records in `NAME.jsonl`.
+//! A block begins with `<!-- figures: NAME -->` and ends with `<!-- end of figures -->`; what
+//! stands between is made of the records in `NAME.jsonl`.
 
 use std::path::{Path, PathBuf};
 
