@@ -25,7 +25,8 @@ async fn an_added_pod_has_its_link_addresses_and_routes_and_the_datapath_knows_i
     assert!(present.contains(&"10.10.1.2/24".into()), "{present:?}");
     assert!(present.contains(&"fd00:10:1::2/64".into()), "{present:?}");
     let shown = pod.ip(&["-6", "addr", "show", "dev", "eth0"]);
-    assert!(!shown.contains("tentative"), "{shown}");
+    let own = shown.lines().find(|line| line.contains("fd00:10:1::2")).unwrap();
+    assert!(!own.contains("tentative"), "{shown}");
     let routes = pod.routes();
     for (destination, gateway) in [("0.0.0.0/0", "10.10.1.1"), ("::/0", "fd00:10:1::1")] {
         let found = routes.iter().find(|r| r.destination.to_string() == destination).unwrap();

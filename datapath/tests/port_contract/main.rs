@@ -12,6 +12,7 @@ mod kinds;
 mod refusals;
 mod suite;
 mod tap;
+mod uplink;
 
 use seine_datapath::frame::{FrameCache, Region};
 use seine_datapath::port::Queue;
