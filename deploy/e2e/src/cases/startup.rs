@@ -20,6 +20,10 @@ pub(super) const CASES: &[Case] = &[
         name: "a datapath without a right names the right and changes nothing",
         run: missing_right,
     },
+    Case {
+        name: "a datapath with too little locked memory says how much it needs",
+        run: locked_memory,
+    },
     Case { name: "an agent whose node is in no manifest says which", run: unknown_node },
 ];
 
@@ -120,6 +124,15 @@ fn missing_right(stage: &mut Stage) -> Outcome {
         names(&line, &[name])?;
     }
     Ok(())
+}
+
+/// A limit that packet memory does not fit, and no right that exempts from it.
+fn locked_memory(stage: &mut Stage) -> Outcome {
+    let node = machine(stage)?;
+    node.write("plain.toml", &node.datapath_configuration())?;
+    let prefix = ["prlimit", "--memlock=1048576", "setpriv", "--bounding-set=-ipc_lock"];
+    let line = refused(node, "seine-datapath", "plain.toml", &prefix)?;
+    names(&line, &["locked memory", "1048576", "CAP_IPC_LOCK"])
 }
 
 fn unknown_node(stage: &mut Stage) -> Outcome {
