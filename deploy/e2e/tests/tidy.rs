@@ -19,10 +19,6 @@ const LINES_MAX: usize = 400;
 const LONG_FILES: &[(&str, &str)] = &[
     ("control/src/datapath_session.rs", "the states of one session and what leads between them"),
     ("control/src/netlink.rs", "one request a function, and the messages they are made of"),
-    (
-        "datapath/tests/port_contract/af_xdp.rs",
-        "what AF_XDP promises beyond any port, on one bench",
-    ),
 ];
 
 /// Files with wider lines, each with the reason.
