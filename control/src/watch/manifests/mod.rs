@@ -168,8 +168,11 @@ pub fn follow(folder: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
 fn watcher(path: &Path) -> (Option<RecommendedWatcher>, mpsc::Receiver<()>) {
     // One waiting notice is as good as many.
     let (notice, noticed) = mpsc::channel(1);
-    let watcher = notify::recommended_watcher(move |_| {
-        let _ = notice.try_send(());
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own look at the folder opens it: that is no reason to look again.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            let _ = notice.try_send(());
+        }
     })
     .and_then(|mut watcher| {
         watcher.watch(path, RecursiveMode::NonRecursive)?;

@@ -143,3 +143,18 @@ async fn a_changed_file_takes_effect_live() {
     );
     assert!(seen.await.is_ok(), "inotify told nobody");
 }
+
+#[tokio::test]
+async fn a_look_at_the_folder_is_no_reason_to_look_again() {
+    let (directory, mut folder) = folder();
+    let file = directory.path().join("nodes.yaml");
+    fs::write(&file, TWO_NODES).unwrap();
+    let (_watcher, mut noticed) = watcher(&folder.path);
+    folder.scan().unwrap();
+    folder.scan().unwrap();
+    let quiet = tokio::time::timeout(Duration::from_millis(300), noticed.recv());
+    assert!(quiet.await.is_err(), "reading was noticed as a change");
+    fs::write(&file, POD).unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(4), noticed.recv());
+    assert!(told.await.is_ok(), "writing was not noticed");
+}
