@@ -194,7 +194,11 @@ impl<'a> Packet<'a> {
         };
         let segment = self.bytes_mut().get_mut(usize::from(start)..).unwrap_or_default();
         // The field holds the pseudo-header's sum, so it is part of the sum.
-        let sum = checksum::for_udp(checksum::checksum(segment));
+        let sum = checksum::checksum(segment);
+        // Only UDP's zero means "none", and only UDP has its checksum at this offset; elsewhere
+        // the other form of zero is one that no summing yields (RFC 1624 section 3).
+        let udp = usize::from(offset) == udp::CHECKSUM_OFFSET;
+        let sum = if udp { checksum::for_udp(sum) } else { sum };
         // A fact that lies outside the packet never gets past `PipelineRootClassifier`.
         let _ = put(segment, usize::from(offset), &sum.to_be_bytes());
     }
@@ -296,5 +300,28 @@ impl Packet<'_> {
         } else if !v6 && let Some(mut view) = Ipv4::parse_mut(payload) {
             view.set_traffic_class(class);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+
+    /// What finishing stores when all that is summed makes up zero.
+    fn finished(offset: usize) -> [u8; 2] {
+        let mut buffer = [0; 32];
+        buffer[..2].copy_from_slice(&[0xff, 0xff]);
+        let checksum = Checksum::Partial { start: 0, offset: offset as u16 };
+        let port = PortId::new(0).unwrap();
+        let mut packet = Packet::new(&mut buffer, 0, 32, port, checksum).unwrap();
+        packet.complete_checksum();
+        [packet.bytes()[offset], packet.bytes()[offset + 1]]
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_sent_as_zero_by_all_but_udp() {
+        assert_eq!(finished(tcp::CHECKSUM_OFFSET), [0, 0]);
+        assert_eq!(finished(udp::CHECKSUM_OFFSET), [0xff, 0xff]);
     }
 }

@@ -31,6 +31,15 @@ pub struct Judgement {
 const FAULTS: &str = "_ws.malformed || _ws.expert.group == \"Malformed\" || \
                       _ws.expert.group == \"Protocol\" || _ws.expert.group == \"Checksum\"";
 
+/// What lies above TCP and UDP is random bytes to or from random ports, some of which tshark
+/// knows by protocols that those bytes are not.
+const PAYLOADS: [&str; 4] = [
+    "tcp.port==1-65535,data",
+    "udp.port==1-6080,data",
+    "udp.port==6081,geneve",
+    "udp.port==6082-65535,data",
+];
+
 impl Capture {
     /// Begins to capture tunnel packets at an interface.
     pub fn start(
@@ -89,6 +98,9 @@ impl Capture {
         command.arg("-r").arg(&self.file);
         for check in ["ip", "tcp", "udp"] {
             command.args(["-o", &format!("{check}.check_checksum:TRUE")]);
+        }
+        for payload in PAYLOADS {
+            command.args(["-d", payload]);
         }
         output(command.args(words))
     }
