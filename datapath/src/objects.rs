@@ -3,15 +3,20 @@
 //! Whatever can be judged by looking at one object is judged here, and the refusal names object,
 //! field and reason. What needs the other objects is judged by `State::apply`.
 
+mod policy;
+
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+pub use policy::group_delta;
 use seine_datapath_api::v1;
 use seine_pipeline::address::Mac;
 use seine_pipeline::adjacency::AdjacencyId;
-use seine_pipeline::state::{Endpoint, Kind, Node, Object, ObjectId, Peer, Refusal};
+use seine_pipeline::state::{
+    EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Refusal, TunnelType,
+};
 
 /// Bytes of the longest name of an object: a Pod's, a Namespace's and an interface's together.
 pub const NAME_BYTES_MAX: usize = 63 + 1 + 253 + 1 + 15;
@@ -29,7 +34,7 @@ pub enum ObjectError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// An object says nothing.
-    #[error("an object is neither node, peer nor endpoint: this datapath does not know its kind")]
+    #[error("an object is of no kind that this datapath knows")]
     NoKind,
     /// An identifier without kind.
     #[error("object id `{0}` has no kind, or one that this datapath does not know")]
@@ -80,6 +85,11 @@ pub fn object(object: v1::Object) -> Result<Desired, ObjectError> {
         v1::object::Kind::Endpoint(endpoint) => {
             Desired::Object(Object::Endpoint(self::endpoint(endpoint)?))
         }
+        v1::object::Kind::Group(group) => Desired::Object(Object::Group(policy::group(group)?)),
+        v1::object::Kind::Rule(rule) => Desired::Object(Object::Rule(policy::rule(rule)?)),
+        v1::object::Kind::Service(service) => {
+            Desired::Object(Object::Service(policy::service(service)?))
+        }
     })
 }
 
@@ -90,6 +100,9 @@ pub fn object_id(id: v1::ObjectId) -> Result<ObjectId, ObjectError> {
         v1::object_id::Kind::Node => Kind::Node,
         v1::object_id::Kind::Peer => Kind::Peer,
         v1::object_id::Kind::Endpoint => Kind::Endpoint,
+        v1::object_id::Kind::Group => Kind::Group,
+        v1::object_id::Kind::Rule => Kind::Rule,
+        v1::object_id::Kind::Service => Kind::Service,
     };
     Ok(ObjectId { kind, name: id.name })
 }
@@ -101,6 +114,15 @@ fn node(node: v1::Node) -> Result<Node, Refusal> {
         gateway_addresses: subject.each("gateway_addresses", &node.gateway_addresses)?,
         tunnel_address: subject.parse("tunnel_address", &node.tunnel_address)?,
         tunnel_mtu: subject.mtu("tunnel_mtu", node.tunnel_mtu)?,
+        encap_mode: match node.encap_mode() {
+            v1::node::EncapMode::Encap => EncapMode::Encap,
+            v1::node::EncapMode::NoEncap => EncapMode::NoEncap,
+        },
+        tunnel_type: match node.tunnel_type() {
+            v1::node::TunnelType::Geneve => TunnelType::Geneve,
+            v1::node::TunnelType::Vxlan => TunnelType::Vxlan,
+        },
+        node_port_addresses: subject.each("node_port_addresses", &node.node_port_addresses)?,
         name: node.name,
     })
 }
@@ -144,6 +166,14 @@ impl<'a> Subject<'a> {
             return Err(subject.refuse("name", reason));
         }
         Ok(subject)
+    }
+
+    fn port(&self, field: &'static str, port: u32) -> Result<u16, Refusal> {
+        u16::try_from(port).map_err(|_| self.refuse(field, format!("{port} is above 65535")))
+    }
+
+    fn protocol(&self, field: &'static str, number: u32) -> Result<u8, Refusal> {
+        u8::try_from(number).map_err(|_| self.refuse(field, format!("{number} is above 255")))
     }
 
     fn refuse(&self, field: &'static str, reason: String) -> Refusal {

@@ -280,6 +280,7 @@ fn begin(part: &v1::TransactionPart) -> Result<Transaction, Status> {
         mode: mode(part)?,
         upserts: Vec::new(),
         deletes: Vec::new(),
+        members: Vec::new(),
     })
 }
 
@@ -303,8 +304,15 @@ fn extend(mut whole: Transaction, part: v1::TransactionPart) -> Result<Transacti
     if whole.mode == Mode::Full && !part.deletes.is_empty() {
         return Err(Status::invalid_argument("deletes: a full transaction prunes by itself"));
     }
-    let objects = part.upserts.len() + part.deletes.len();
-    if whole.upserts.len() + whole.deletes.len() + objects > TRANSACTION_OBJECTS_MAX {
+    if whole.mode == Mode::Full && !part.group_deltas.is_empty() {
+        return Err(Status::invalid_argument(
+            "group_deltas: a full transaction names groups whole",
+        ));
+    }
+    let objects = part.upserts.len() + part.deletes.len() + part.group_deltas.len();
+    if whole.upserts.len() + whole.deletes.len() + whole.members.len() + objects
+        > TRANSACTION_OBJECTS_MAX
+    {
         return Err(Status::resource_exhausted(format!(
             "a transaction may name {TRANSACTION_OBJECTS_MAX} objects"
         )));
@@ -315,6 +323,9 @@ fn extend(mut whole: Transaction, part: v1::TransactionPart) -> Result<Transacti
     }
     for id in part.deletes {
         whole.deletes.push(objects::object_id(id).map_err(refused)?);
+    }
+    for delta in part.group_deltas {
+        whole.members.push(objects::group_delta(delta).map_err(refused)?);
     }
     Ok(whole)
 }

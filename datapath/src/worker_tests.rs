@@ -52,6 +52,9 @@ pub(crate) fn objects() -> Vec<Change> {
         gateway_addresses: vec!["10.10.1.1".parse().unwrap()],
         tunnel_address: "192.0.2.1".parse().unwrap(),
         tunnel_mtu: 1450,
+        encap_mode: Default::default(),
+        tunnel_type: Default::default(),
+        node_port_addresses: Vec::new(),
     };
     let mut changes = vec![Change::Upsert(Object::Node(node))];
     changes.extend((0..PORTS).map(|index| Change::Upsert(Object::Port(port(index)))));

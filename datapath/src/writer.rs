@@ -11,14 +11,19 @@ use std::time::{Duration, Instant};
 
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
-use seine_pipeline::limits::{ADJACENCIES_MAX, ENDPOINTS_MAX, PEERS_MAX};
-use seine_pipeline::state::{Change, Kind, Node, Object, ObjectId, Port, Refusal, State};
+use seine_pipeline::limits::{
+    ADJACENCIES_MAX, ENDPOINTS_MAX, GROUPS_MAX, PEERS_MAX, RULES_MAX, SERVICES_MAX,
+};
+use seine_pipeline::state::{
+    Change, GroupDelta, Kind, Node, Object, ObjectId, Port, Refusal, State,
+};
 
 use crate::objects::Desired;
 use crate::publish::{NotPassed, PublicationWriter, Published};
 
 /// Objects that one transaction may name: every object there can be, upserted and deleted.
-pub const TRANSACTION_OBJECTS_MAX: usize = 2 * (1 + PEERS_MAX + ENDPOINTS_MAX);
+pub const TRANSACTION_OBJECTS_MAX: usize =
+    2 * (1 + PEERS_MAX + ENDPOINTS_MAX + GROUPS_MAX + RULES_MAX + SERVICES_MAX);
 
 /// How long a reply waits for workers. A batch takes microseconds; a worker that needs this long
 /// is stuck.
@@ -46,6 +51,8 @@ pub struct Transaction {
     pub upserts: Vec<Desired>,
     /// Objects to delete.
     pub deletes: Vec<ObjectId>,
+    /// Groups of which only some members change.
+    pub members: Vec<GroupDelta>,
 }
 
 /// Why a change was refused. Nothing has changed.
@@ -288,6 +295,7 @@ impl Writer {
         let Draft { mut deletes, upserts, summary, void, freed, .. } = draft;
         // What is deleted makes room for what is added: an address may change hands.
         deletes.extend(upserts);
+        deletes.extend(transaction.members.into_iter().map(Change::Members));
         let state = current.state.apply(&deletes)?;
         // Nothing can fail any more: now the next hops are really taken.
         self.free_adjacencies.truncate(left);

@@ -10,6 +10,15 @@ pub const ENDPOINTS_MAX: usize = PORTS_MAX;
 /// Other nodes of the cluster. Kubernetes is tested up to 5,000 nodes.
 pub const PEERS_MAX: usize = 8192;
 
+/// Groups that rules can name: one for each selector of the cluster's policies.
+pub const GROUPS_MAX: usize = 1 << 17;
+
+/// Rules on one node. 40,000 policies are aimed at, most of one or two rules.
+pub const RULES_MAX: usize = 1 << 18;
+
+/// Ports of Services. Kubernetes is tested up to 10,000 Services.
+pub const SERVICES_MAX: usize = 1 << 16;
+
 /// Next hops on the underlay: one a peer.
 pub const ADJACENCIES_MAX: usize = PEERS_MAX;
 

@@ -214,6 +214,7 @@ impl NodeNetwork {
             gateway_addresses: texts(&self.local.gateway_addresses),
             tunnel_address: self.local.tunnel_address.to_string(),
             tunnel_mtu: self.local.tunnel_mtu,
+            ..v1::Node::default()
         });
         let peers = self.peers.iter().map(|peer| {
             v1::object::Kind::Peer(v1::Peer {
@@ -239,6 +240,7 @@ mod tests {
             let node = Node {
                 name: (*name).into(),
                 pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
+                labels: BTreeMap::new(),
                 internal_addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             };
             ((*name).into(), node)

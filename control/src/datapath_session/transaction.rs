@@ -15,6 +15,9 @@ pub(super) fn identify(object: &v1::Object) -> ObjectKey {
         Some(v1::object::Kind::Node(node)) => (Kind::Node, node.name.clone()),
         Some(v1::object::Kind::Peer(peer)) => (Kind::Peer, peer.name.clone()),
         Some(v1::object::Kind::Endpoint(endpoint)) => (Kind::Endpoint, endpoint.name.clone()),
+        Some(v1::object::Kind::Group(group)) => (Kind::Group, group.name.clone()),
+        Some(v1::object::Kind::Rule(rule)) => (Kind::Rule, rule.name.clone()),
+        Some(v1::object::Kind::Service(service)) => (Kind::Service, service.name.clone()),
         None => (Kind::Unspecified, String::new()),
     }
 }
@@ -34,6 +37,7 @@ pub(super) fn parts(
         upserts: Vec::new(),
         deletes: Vec::new(),
         last: false,
+        group_deltas: Vec::new(),
     };
     let mut parts = Vec::new();
     let mut part = empty.clone();

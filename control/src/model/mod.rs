@@ -2,6 +2,9 @@
 //! [`crate::watch`] sees.
 
 mod mac;
+mod policy;
+mod selector;
+mod service;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,9 +12,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use mac::{Mac, MacError};
+pub use policy::{
+    Group, GroupName, IpBlock, NamespaceScope, Peer, PodSelector, Policy, PolicyKind, PolicyName,
+    PolicyRule, Port, Protocol, RuleAction, Subject, TierOf, Traffic,
+};
+pub use selector::{LabelSelector, Operator, Requirement};
+pub use service::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort};
 
 /// Everything the agent knows of the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cluster {
     /// By name.
     pub nodes: BTreeMap<String, Node>,
@@ -19,6 +28,16 @@ pub struct Cluster {
     pub namespaces: BTreeMap<String, Namespace>,
     /// By namespace and name.
     pub pods: BTreeMap<PodName, Pod>,
+    /// By namespace and name.
+    pub services: BTreeMap<ObjectName, Service>,
+    /// By namespace and name.
+    pub endpoint_slices: BTreeMap<ObjectName, EndpointSlice>,
+    /// By kind, namespace and name.
+    pub policies: BTreeMap<PolicyName, Policy>,
+    /// Priorities of Antrea's tiers by name, beside those that are always there.
+    pub tiers: BTreeMap<String, u32>,
+    /// By namespace and name.
+    pub groups: BTreeMap<GroupName, Group>,
 }
 
 /// A machine of the cluster.
@@ -28,6 +47,8 @@ pub struct Node {
     pub name: String,
     /// The ranges its Pods get their addresses from, at most one of each family.
     pub pod_cidrs: Vec<IpNet>,
+    /// What selectors look at.
+    pub labels: BTreeMap<String, String>,
     /// Its addresses on the underlay, in the order Kubernetes gives them.
     pub internal_addresses: Vec<IpAddr>,
 }
@@ -69,4 +90,21 @@ pub struct Pod {
     pub node: Option<String>,
     /// It uses the node's own network, so Seine has nothing to attach.
     pub host_network: bool,
+    /// Its addresses, as far as the cluster knows them.
+    pub addresses: Vec<IpAddr>,
+    /// The account it runs under.
+    pub service_account: String,
+    /// The ports that its containers declare.
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A port that a container declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// May be empty.
+    pub name: String,
+    /// Of which protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
 }

@@ -232,6 +232,7 @@ impl Node {
             upserts,
             deletes: Vec::new(),
             last: true,
+            ..v1::TransactionPart::default()
         };
         client.apply(tokio_stream::iter([part])).await.expect("apply");
     }
@@ -245,6 +246,7 @@ impl Node {
                 gateway_addresses: vec![format!("10.10.{number}.1")],
                 tunnel_address: format!("192.0.2.{number}"),
                 tunnel_mtu: 1450,
+                ..v1::Node::default()
             })),
         }
     }

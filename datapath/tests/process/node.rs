@@ -282,6 +282,7 @@ pub fn node_object() -> v1::Object {
             gateway_addresses: vec!["10.10.1.1".into()],
             tunnel_address: "192.0.2.1".into(),
             tunnel_mtu: 1450,
+            ..v1::Node::default()
         })),
     }
 }
@@ -317,7 +318,15 @@ pub fn part(
     upserts: Vec<v1::Object>,
 ) -> v1::TransactionPart {
     let deletes = Vec::new();
-    v1::TransactionPart { session, revision, mode: mode.into(), upserts, deletes, last: true }
+    v1::TransactionPart {
+        session,
+        revision,
+        mode: mode.into(),
+        upserts,
+        deletes,
+        last: true,
+        ..v1::TransactionPart::default()
+    }
 }
 
 /// A datagram from one Pod to another.

@@ -39,6 +39,7 @@ pub(super) fn alone(object: &Object) -> Result<(), Refusal> {
         }
         Object::Endpoint(endpoint) => endpoint_alone(endpoint),
         Object::Port(port) => station(kind, name, port.mac),
+        Object::Group(_) | Object::Rule(_) | Object::Service(_) => Ok(()),
     }
 }
 

@@ -5,6 +5,10 @@
 
 mod check;
 mod object;
+mod policies;
+mod rule;
+mod service;
+mod services;
 mod transaction;
 
 use std::fmt;
@@ -12,7 +16,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-pub use object::{Change, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal};
+pub use object::{
+    Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,
+};
+pub(crate) use policies::Policies;
+pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
+pub use service::{Service, ServiceEndpoint};
+pub(crate) use services::Services;
 
 use crate::STAGES;
 use crate::address::{Mac, PortId};
@@ -38,6 +48,8 @@ pub struct State {
     tunnels: Exact<IpAddr, Arc<Peer>>,
     peer_gateways: Exact<IpAddr, Arc<Peer>>,
     routes: Longest<Arc<Peer>>,
+    policies: Policies,
+    services: Services,
 }
 
 /// An Endpoint, and the port it is attached to if that is open.
@@ -95,6 +107,8 @@ impl State {
             tunnels: Exact::new(hash_seed),
             peer_gateways: Exact::new(hash_seed),
             routes: Longest::new(),
+            policies: Policies::new(hash_seed),
+            services: Services::new(hash_seed),
         }
     }
 
@@ -119,6 +133,9 @@ impl State {
                 .get(name)
                 .map(|attached| Object::Endpoint(Endpoint::clone(&attached.endpoint))),
             Kind::Port => self.port_names.get(name).map(|port| Object::Port(Port::clone(port))),
+            Kind::Group => self.policies.group(name).map(Object::Group),
+            Kind::Rule => self.policies.rule(name).cloned().map(Object::Rule),
+            Kind::Service => self.services.service(name).cloned().map(Object::Service),
         }
     }
 
@@ -130,6 +147,9 @@ impl State {
         ids.extend(self.peers.iter().map(|(name, _)| id(Kind::Peer, name)));
         ids.extend(self.endpoints.iter().map(|(name, _)| id(Kind::Endpoint, name)));
         ids.extend(self.port_names.iter().map(|(name, _)| id(Kind::Port, name)));
+        ids.extend(self.policies.group_names().map(|name| id(Kind::Group, name)));
+        ids.extend(self.policies.rule_names().map(|name| id(Kind::Rule, name)));
+        ids.extend(self.services.names().map(|name| id(Kind::Service, name)));
         ids.sort();
         ids
     }

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::AdjacencyId;
+use crate::state::rule::{Group, GroupDelta, Rule};
+use crate::state::service::Service;
 
 /// This node. Exactly one; without it every packet is dropped.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,11 +21,37 @@ pub struct Node {
     pub gateway_addresses: Vec<IpAddr>,
     /// The address of this node on the underlay, source of tunnelled packets.
     pub tunnel_address: IpAddr,
-    /// Largest inner IP packet that fits the tunnel, in bytes.
+    /// Largest IP packet of a Pod that gets to a peer, in bytes.
     pub tunnel_mtu: u16,
+    /// How Pods of different nodes reach each other.
+    pub encap_mode: EncapMode,
+    /// By what kind of tunnel, if by one.
+    pub tunnel_type: TunnelType,
+    /// The node's addresses at which its Pods reach NodePorts.
+    pub node_port_addresses: Vec<IpAddr>,
 }
 
-/// Another node of the cluster, reached by Geneve.
+/// How Pods of different nodes reach each other: Antrea's `trafficEncapMode`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum EncapMode {
+    /// By a tunnel.
+    #[default]
+    Encap,
+    /// Through the gateway and the routes of the node's kernel.
+    NoEncap,
+}
+
+/// Antrea's `tunnelType`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum TunnelType {
+    /// RFC 8926.
+    #[default]
+    Geneve,
+    /// RFC 7348.
+    Vxlan,
+}
+
+/// Another node of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     /// Its name in the cluster.
@@ -81,6 +109,12 @@ pub enum Kind {
     Endpoint,
     /// [`Port`].
     Port,
+    /// [`Group`].
+    Group,
+    /// [`Rule`].
+    Rule,
+    /// [`Service`].
+    Service,
 }
 
 impl fmt::Display for Kind {
@@ -90,6 +124,9 @@ impl fmt::Display for Kind {
             Kind::Peer => "peer",
             Kind::Endpoint => "endpoint",
             Kind::Port => "port",
+            Kind::Group => "group",
+            Kind::Rule => "rule",
+            Kind::Service => "service",
         })
     }
 }
@@ -114,6 +151,12 @@ pub enum Object {
     Endpoint(Endpoint),
     /// An open port.
     Port(Port),
+    /// A set of addresses.
+    Group(Group),
+    /// One rule of one policy.
+    Rule(Rule),
+    /// One port of a Service.
+    Service(Service),
 }
 
 impl Object {
@@ -124,6 +167,9 @@ impl Object {
             Object::Peer(_) => Kind::Peer,
             Object::Endpoint(_) => Kind::Endpoint,
             Object::Port(_) => Kind::Port,
+            Object::Group(_) => Kind::Group,
+            Object::Rule(_) => Kind::Rule,
+            Object::Service(_) => Kind::Service,
         }
     }
 
@@ -134,6 +180,9 @@ impl Object {
             Object::Peer(peer) => &peer.name,
             Object::Endpoint(endpoint) => &endpoint.name,
             Object::Port(port) => &port.name,
+            Object::Group(group) => &group.name,
+            Object::Rule(rule) => &rule.name,
+            Object::Service(service) => &service.name,
         }
     }
 
@@ -148,6 +197,8 @@ impl Object {
 pub enum Change {
     /// Adds the object, or replaces the one of that kind and name.
     Upsert(Object),
+    /// Changes some members of a group that is there.
+    Members(GroupDelta),
     /// Deletes it; one that is not there is no error.
     Delete(ObjectId),
 }

@@ -38,6 +38,14 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
             Object::Peer(peer) => next.put_peer(Arc::new(peer.clone()))?,
             Object::Endpoint(endpoint) => next.put_endpoint(Arc::new(endpoint.clone()))?,
             Object::Port(_) => {}
+            Object::Group(group) => next.policies.put_group(group)?,
+            Object::Rule(rule) => next.policies.put_rule(rule)?,
+            Object::Service(service) => next.services.put(service)?,
+        }
+    }
+    for change in changes {
+        if let Change::Members(delta) = change {
+            next.policies.change_members(delta)?;
         }
     }
     next.check_beside_node(&named)?;
@@ -51,18 +59,16 @@ fn named<'a>(state: &State, changes: &'a [Change]) -> Result<Named<'a>, Refusal>
         let (id, object) = match change {
             Change::Upsert(object) => (object.id(), Some(object)),
             Change::Delete(id) => (id.clone(), None),
+            Change::Members(_) => continue,
         };
         if let Some(object) = object {
             check::alone(object)?;
         }
+        let (kind, name) = (id.kind, id.name.clone());
         if let Some(known) = named.insert(id, object)
             && known != object
         {
-            let id = match change {
-                Change::Upsert(object) => object.id(),
-                Change::Delete(id) => id.clone(),
-            };
-            return refuse(id.kind, &id.name, "name", "two changes of one transaction differ");
+            return refuse(kind, &name, "name", "two changes of one transaction differ");
         }
     }
     named.retain(|id, object| state.object(id).as_ref() != *object);
@@ -104,6 +110,9 @@ impl State {
                 let attached = self.attachments.get(name)?.endpoint.name.clone();
                 return self.detach(&attached);
             }
+            Kind::Group => self.policies.remove_group(name),
+            Kind::Rule => self.policies.remove_rule(name),
+            Kind::Service => self.services.remove(name),
         }
         None
     }
@@ -237,7 +246,7 @@ impl State {
         named.values().filter_map(|object| *object).try_for_each(|object| match object {
             Object::Endpoint(endpoint) => check::endpoint_on_node(endpoint, node),
             Object::Peer(peer) => check::peer_of_node(peer, node),
-            Object::Node(_) | Object::Port(_) => Ok(()),
+            _ => Ok(()),
         })
     }
 }

@@ -110,6 +110,9 @@ impl Node {
                 gateway_addresses: vec![ip("10.10.1.1"), ip("fd00:10:1::1")],
                 tunnel_address: ip(local),
                 tunnel_mtu: MTU,
+                encap_mode: state::EncapMode::default(),
+                tunnel_type: state::TunnelType::default(),
+                node_port_addresses: vec![ip("192.168.0.1"), ip("2001:db8:100::1")],
             })),
             Change::Upsert(Object::Peer(Peer {
                 name: "node2".to_owned(),

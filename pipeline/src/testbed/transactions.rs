@@ -7,7 +7,10 @@ use std::net::IpAddr;
 use super::{ip, net, port};
 use crate::address::{Mac, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
-use crate::state::{Change, Endpoint, Kind, Node, Object, ObjectId, Peer, State};
+use crate::state::{
+    Action, Change, EncapMode, Endpoint, Group, Kind, Node, Object, ObjectId, Peer, PortRange,
+    Rule, RuleDirection, RuleTable, Service, ServiceEndpoint, State, Traffic, TunnelType,
+};
 
 /// Bytes that make one change.
 pub const CHANGE_BYTES: usize = 6;
@@ -30,12 +33,23 @@ pub fn transactions(bytes: &[u8]) -> Vec<Vec<Change>> {
 }
 
 fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
-    let kind =
-        [Kind::Node, Kind::Peer, Kind::Endpoint, Kind::Endpoint, Kind::Port][usize::from(what % 5)];
+    let kind = [
+        Kind::Node,
+        Kind::Peer,
+        Kind::Endpoint,
+        Kind::Endpoint,
+        Kind::Port,
+        Kind::Group,
+        Kind::Rule,
+        Kind::Service,
+    ][usize::from(what % 8)];
     let name = match kind {
         Kind::Node => ["node1", "node2"][usize::from(name % 2)].to_owned(),
         Kind::Peer => format!("peer{}", name % 4),
         Kind::Endpoint => format!("default/pod{}/eth0", name % 6),
+        Kind::Group => format!("group{}", name % 4),
+        Kind::Rule => format!("rule{}", name % 6),
+        Kind::Service => format!("default/web{}:", name % 3),
         Kind::Port => format!("port{}", name % 6),
     };
     if what & 0x80 != 0 {
@@ -48,6 +62,9 @@ fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
             gateway_addresses: ranges(b).iter().map(|range| host(range.addr(), 1)).collect(),
             tunnel_address: tunnel_address(c),
             tunnel_mtu: mtu(d),
+            encap_mode: EncapMode::default(),
+            tunnel_type: TunnelType::default(),
+            node_port_addresses: Vec::new(),
         }),
         Kind::Peer => Object::Peer(Peer {
             name,
@@ -63,12 +80,72 @@ fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
             addresses: ranges(c).iter().map(|range| host(range.addr(), d % 8)).collect(),
             mtu: mtu(d >> 3),
         }),
+        Kind::Group => {
+            let mut members: Vec<ipnet::IpNet> = ranges(a);
+            members.extend(ranges(b).iter().map(|range| ipnet::IpNet::from(host(range.addr(), c))));
+            members.sort_unstable();
+            members.dedup();
+            Object::Group(Group { name, members, fqdns: Vec::new() })
+        }
+        Kind::Rule => Object::Rule(rule(name, [a, b, c, d])),
+        Kind::Service => Object::Service(service(name, [a, b, c, d])),
         Kind::Port => {
             let kind = [PortKind::Pod, PortKind::Pod, PortKind::Gateway, PortKind::Uplink]
                 [usize::from(a % 4)];
             Object::Port(port(usize::from(b % 8), &name, kind, mac(c)))
         }
     })
+}
+
+fn rule(name: String, [a, b, c, d]: [u8; 4]) -> Rule {
+    let table = [RuleTable::AntreaPolicy, RuleTable::NetworkPolicy, RuleTable::Default];
+    let action = [Action::Allow, Action::Drop, Action::Reject, Action::Pass, Action::Isolate];
+    let ports = PortRange { first: u16::from(d % 64), last: u16::from(d % 64) + u16::from(d / 64) };
+    let traffic = Traffic {
+        protocol: [6, 17, 132, 1][usize::from(d % 4)],
+        ports: (!d.is_multiple_of(4)).then_some(ports).filter(|_| d % 4 != 3),
+        source_ports: None,
+        icmp_type: None,
+        icmp_code: None,
+    };
+    Rule {
+        policy: format!("AntreaClusterNetworkPolicy:{name}"),
+        name,
+        rule_name: String::new(),
+        direction: [RuleDirection::Egress, RuleDirection::Ingress][usize::from(a & 1)],
+        table: table[usize::from(a >> 1) % table.len()],
+        rank: u64::from(b % 16),
+        action: action[usize::from(a >> 4) % action.len()],
+        applied_to_groups: vec![format!("group{}", b >> 4 & 3)],
+        applied_to_services: Vec::new(),
+        peer_groups: (0..c % 3).map(|index| format!("group{}", (c >> 4) + index)).collect(),
+        peer_services: Vec::new(),
+        traffic: if d & 0x80 == 0 { vec![traffic] } else { Vec::new() },
+        log: false,
+        log_label: String::new(),
+        priority: String::new(),
+    }
+}
+
+fn service(name: String, [a, b, c, d]: [u8; 4]) -> Service {
+    let endpoint = |index: u8| ServiceEndpoint {
+        address: host(net("10.10.1.0/24").addr(), 2 + b.wrapping_add(index) % 8),
+        port: 8080,
+        cluster: c & 1 == 0,
+        local: c & 2 != 0,
+    };
+    Service {
+        name,
+        protocol: [6, 17, 132][usize::from(a % 3)],
+        cluster_addresses: vec![host(net("10.96.0.0/16").addr(), a >> 4)],
+        external_addresses: Vec::new(),
+        port: 80,
+        node_port: if d & 1 == 0 { 0 } else { 30000 + u16::from(d) },
+        affinity_seconds: u32::from(c >> 4),
+        internal_local: d & 2 != 0,
+        external_local: d & 4 != 0,
+        endpoints: (0..a % 4).map(endpoint).collect(),
+    }
 }
 
 /// None, one or both families; ranges that nest, repeat and are wrong.
@@ -130,6 +207,7 @@ pub fn assert_consistent(bytes: &[u8]) -> usize {
                     assert_eq!(next.object(&object.id()).as_ref(), Some(object));
                 }
                 Change::Delete(id) => assert_eq!(next.object(id), None),
+                Change::Members(_) => {}
             }
         }
         (state, mirror) = (next, mirrored);

@@ -169,7 +169,12 @@ fn node(node: core::Node) -> Result<Node, Wrong> {
             })?);
         }
     }
-    Ok(Node { name, pod_cidrs, internal_addresses })
+    Ok(Node {
+        name,
+        pod_cidrs,
+        labels: node.metadata.labels.unwrap_or_default(),
+        internal_addresses,
+    })
 }
 
 fn namespace(namespace: core::Namespace) -> Result<Namespace, Wrong> {
@@ -186,5 +191,8 @@ fn pod(pod: core::Pod) -> Result<Pod, Wrong> {
         labels: pod.metadata.labels.unwrap_or_default(),
         node: spec.node_name,
         host_network: spec.host_network.unwrap_or_default(),
+        addresses: Vec::new(),
+        service_account: spec.service_account_name.unwrap_or_else(|| "default".into()),
+        ports: Vec::new(),
     })
 }
