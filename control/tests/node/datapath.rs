@@ -156,6 +156,9 @@ fn key(object: &v1::Object) -> (i32, String) {
         v1::object::Kind::Node(node) => (Kind::Node as i32, node.name.clone()),
         v1::object::Kind::Peer(peer) => (Kind::Peer as i32, peer.name.clone()),
         v1::object::Kind::Endpoint(endpoint) => (Kind::Endpoint as i32, endpoint.name.clone()),
+        v1::object::Kind::Group(group) => (Kind::Group as i32, group.name.clone()),
+        v1::object::Kind::Rule(rule) => (Kind::Rule as i32, rule.name.clone()),
+        v1::object::Kind::Service(service) => (Kind::Service as i32, service.name.clone()),
     }
 }
 
