@@ -2,6 +2,7 @@
 //! [`crate::watch`] sees.
 
 mod mac;
+mod object;
 mod policy;
 mod selector;
 mod service;
@@ -12,9 +13,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use mac::{Mac, MacError};
+pub use object::{Object, ObjectKey};
 pub use policy::{
-    Group, GroupName, IpBlock, NamespaceScope, Peer, PodSelector, Policy, PolicyKind, PolicyName,
-    PolicyRule, Port, Protocol, RuleAction, Subject, TierOf, Traffic,
+    DEFAULT_TIER, Group, GroupName, IpBlock, NamespaceScope, Peer, PodSelector, Policy, PolicyKind,
+    PolicyName, PolicyRule, Port, Protocol, RuleAction, STATIC_TIERS, Subject, Tier, TierOf,
+    Traffic,
 };
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort};
@@ -60,6 +63,9 @@ pub struct Namespace {
     pub name: String,
     /// What selectors look at.
     pub labels: BTreeMap<String, String>,
+    /// Kubernetes' own policies in it log what they decide (Antrea's annotation
+    /// `networkpolicy.antrea.io/enable-logging`).
+    pub log_policies: bool,
 }
 
 /// Names a Pod.

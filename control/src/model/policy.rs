@@ -2,6 +2,8 @@
 //!
 //! Names are not resolved here: a policy may come before the tier, group or Service that it names.
 
+use std::net::Ipv4Addr;
+
 use ipnet::IpNet;
 
 use super::LabelSelector;
@@ -21,6 +23,24 @@ pub enum PolicyKind {
     BaselineAdminNetworkPolicy,
     /// policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
     ClusterNetworkPolicy,
+}
+
+impl PolicyKind {
+    /// Group, version and kind, as a manifest names them.
+    pub const fn api(self) -> (&'static str, &'static str) {
+        match self {
+            Self::K8sNetworkPolicy => ("networking.k8s.io/v1", "NetworkPolicy"),
+            Self::AntreaClusterNetworkPolicy => ("crd.antrea.io/v1beta1", "ClusterNetworkPolicy"),
+            Self::AntreaNetworkPolicy => ("crd.antrea.io/v1beta1", "NetworkPolicy"),
+            Self::AdminNetworkPolicy => ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+            Self::BaselineAdminNetworkPolicy => {
+                ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy")
+            }
+            Self::ClusterNetworkPolicy => {
+                ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy")
+            }
+        }
+    }
 }
 
 /// Names a policy.
@@ -53,6 +73,28 @@ pub struct Policy {
     pub ingress: Vec<PolicyRule>,
     /// In order.
     pub egress: Vec<PolicyRule>,
+}
+
+/// Antrea's tiers that are always there, with their priorities.
+pub const STATIC_TIERS: [(&str, u32); 6] = [
+    ("emergency", 50),
+    ("securityops", 100),
+    ("networkops", 150),
+    ("platform", 200),
+    ("application", 250),
+    ("baseline", 253),
+];
+
+/// The tier of an Antrea policy that names none.
+pub const DEFAULT_TIER: &str = "application";
+
+/// An Antrea tier, beside those that are always there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tier {
+    /// Its name.
+    pub name: String,
+    /// The lowest first.
+    pub priority: u32,
 }
 
 /// The tier of a policy.
@@ -199,6 +241,8 @@ pub struct Group {
     pub name: GroupName,
     /// Pods by their labels.
     pub pods: Option<PodSelector>,
+    /// Nodes by their labels: all addresses that they speak from.
+    pub nodes: Option<LabelSelector>,
     /// Addresses.
     pub ip_blocks: Vec<IpBlock>,
     /// The Pods that a Service selects: its namespace and name.
@@ -208,7 +252,7 @@ pub struct Group {
 }
 
 /// What a rule says of protocol and ports.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Traffic {
     /// Of which protocol; `None`: any.
     pub protocol: Option<Protocol>,
@@ -220,6 +264,17 @@ pub struct Traffic {
     pub icmp_type: Option<u8>,
     /// ICMP only.
     pub icmp_code: Option<u8>,
+    /// IGMP only.
+    pub igmp_type: Option<u8>,
+    /// IGMP only: the group that the message is about.
+    pub igmp_group: Option<Ipv4Addr>,
+}
+
+impl Traffic {
+    /// Everything of one protocol.
+    pub fn of(protocol: Protocol) -> Self {
+        Self { protocol: Some(protocol), ..Self::default() }
+    }
 }
 
 /// A destination's port.

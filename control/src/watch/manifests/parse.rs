@@ -179,7 +179,11 @@ fn node(node: core::Node) -> Result<Node, Wrong> {
 
 fn namespace(namespace: core::Namespace) -> Result<Namespace, Wrong> {
     let name = name_of(&namespace.metadata)?;
-    Ok(Namespace { name, labels: namespace.metadata.labels.unwrap_or_default() })
+    Ok(Namespace {
+        name,
+        labels: namespace.metadata.labels.unwrap_or_default(),
+        log_policies: false,
+    })
 }
 
 fn pod(pod: core::Pod) -> Result<Pod, Wrong> {
