@@ -6,6 +6,7 @@ use std::str::FromStr;
 use seine_datapath_api::v1;
 use seine_pipeline::address::{Mac, PortKind};
 use seine_pipeline::describe::{Description, Protocol, describe};
+use seine_pipeline::learned::WorkerMemory;
 use seine_pipeline::run::{Context, run};
 use seine_pipeline::trace::Trace;
 use seine_pipeline::verdict::{Outcome, Verdict};
@@ -13,6 +14,7 @@ use tonic::Status;
 
 use crate::datapath::Datapath;
 use crate::devices::DeviceError;
+use crate::machine::boot_time_ms;
 use crate::port::OpenError;
 use crate::ports::OpenPort;
 
@@ -82,6 +84,10 @@ pub fn trace(datapath: &Datapath, request: v1::TraceRequest) -> Result<v1::Trace
     let mut context = Context {
         state: &current.state,
         adjacencies: &datapath.adjacencies,
+        now_ms: boot_time_ms(),
+        learned: &datapath.learned,
+        worker: &mut WorkerMemory::new(),
+        dry: true,
         trace: Some(&mut trace),
     };
     let outcome = run(&mut packet, &mut context);

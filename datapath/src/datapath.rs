@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use seine_pipeline::address::{PortId, PortKind};
 use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::learned::Learned;
 use tokio::sync::watch;
 
 use crate::counters::PortCounters;
@@ -79,6 +80,8 @@ pub struct Datapath {
     pub ports: PortTable,
     /// Next hops on the underlay.
     pub adjacencies: Arc<AdjacencyTable>,
+    /// What workers learn from packets.
+    pub learned: Arc<Learned>,
     devices: Box<dyn Devices>,
     /// Takes the frames of queues that close.
     frames: FrameCache,
@@ -92,7 +95,7 @@ impl Datapath {
     pub fn new(
         writer: Writer,
         workers: Vec<WorkerHandle>,
-        adjacencies: Arc<AdjacencyTable>,
+        (adjacencies, learned): (Arc<AdjacencyTable>, Arc<Learned>),
         devices: Box<dyn Devices>,
         region: &'static Region,
     ) -> Datapath {
@@ -101,6 +104,7 @@ impl Datapath {
             workers,
             ports: PortTable::default(),
             adjacencies,
+            learned,
             devices,
             frames: FrameCache::new(region),
             wanted: watch::Sender::default(),

@@ -8,6 +8,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 
 /// The time stamp counter; nanoseconds where there is none.
 #[inline]
@@ -24,6 +28,13 @@ pub fn cycles() -> u64 {
         static START: OnceLock<Instant> = OnceLock::new();
         START.get_or_init(Instant::now).elapsed().as_nanos() as u64
     }
+}
+
+/// Milliseconds since the machine started, time asleep included.
+pub fn boot_time_ms() -> u64 {
+    // It fails only for clocks that the kernel does not know, and it has this one since 2.6.39.
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap_or(TimeSpec::new(0, 0));
+    Duration::from(time).as_millis() as u64
 }
 
 /// Wakes one worker from other threads.

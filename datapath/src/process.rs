@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use seine_datapath_api::v1::datapath_server::DatapathServer;
 use seine_pipeline::address::PortKind;
 use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::learned::Learned;
 use seine_pipeline::state::State;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -104,16 +105,18 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     let Opened { devices, uplink, uplink_index, gateway } =
         NodeDevices::open(configuration, region)?;
     let adjacencies = Arc::new(AdjacencyTable::new());
+    let learned = Arc::new(Learned::new());
     let plan = WorkersPlan {
         cores: configuration.workers.cores.iter().copied().map(Some).collect(),
         poll: configuration.poll(),
         crash_folder: configuration.crash_folder(),
+        learned: learned.clone(),
     };
     let seed = hash_seed().map_err(system("randomness"))?;
     let (publication, workers) = workers::start(&plan, region, &adjacencies, State::new(seed))?;
     let writer = Writer::new(publication, adjacencies.clone());
-    let mut datapath =
-        Datapath::new(writer, workers, adjacencies.clone(), Box::new(devices), region);
+    let shared = (adjacencies.clone(), learned);
+    let mut datapath = Datapath::new(writer, workers, shared, Box::new(devices), region);
     datapath.open_node_port(PortKind::Gateway, gateway).await?;
     datapath.open_node_port(PortKind::Uplink, uplink).await?;
     let next_hops = NextHops::listen(uplink_index, adjacencies, datapath.wanted())?;

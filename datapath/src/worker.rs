@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::learned::{Learned, WorkerMemory};
 use seine_pipeline::limits::PORTS_MAX;
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::run::{self, Context};
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::counters::WorkerCounters;
 use crate::frame::{Batch, Frame, FrameCache};
-use crate::machine::{Bed, Wake, cycles};
+use crate::machine::{Bed, Wake, boot_time_ms, cycles};
 use crate::publish::PublicationReader;
 use crate::slot::{Command, Slot};
 
@@ -54,6 +55,8 @@ pub struct WorkerParts {
     pub publication: PublicationReader,
     /// Next hops on the underlay.
     pub adjacencies: Arc<AdjacencyTable>,
+    /// What all workers learn from packets.
+    pub learned: Arc<Learned>,
     /// Its own frames.
     pub frames: FrameCache,
     /// Its own counters.
@@ -79,6 +82,9 @@ pub struct InHand {
 /// One core's work.
 pub struct Worker {
     parts: WorkerParts,
+    memory: WorkerMemory,
+    /// When the batch was received.
+    now_ms: u64,
     slots: Box<[Option<Box<Slot>>]>,
     /// Ports that have a queue here, in the order they are polled.
     polled: Vec<PortId>,
@@ -98,6 +104,8 @@ impl Worker {
         parts.counters.started_at_cycles.set(cycles());
         Ok(Worker {
             parts,
+            memory: WorkerMemory::new(),
+            now_ms: boot_time_ms(),
             slots: (0..PORTS_MAX).map(|_| None).collect(),
             polled: Vec::with_capacity(PORTS_MAX),
             touched: Vec::with_capacity(PORTS_MAX),
@@ -204,6 +212,7 @@ impl Worker {
         slot.counters.receive_packets.add(received as u64);
         slot.counters.receive_bytes.add(bytes_of(batch));
         self.parts.counters.batches.add(1);
+        self.now_ms = boot_time_ms();
         for frame in batch.drain(..) {
             self.forward(port, frame);
         }
@@ -218,6 +227,10 @@ impl Worker {
                 let mut context = Context {
                     state: &self.parts.publication.current().state,
                     adjacencies: &self.parts.adjacencies,
+                    now_ms: self.now_ms,
+                    learned: &self.parts.learned,
+                    worker: &mut self.memory,
+                    dry: false,
                     trace: None,
                 };
                 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{io, process};
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::learned::Learned;
 use seine_pipeline::state::State;
 use tokio::sync::oneshot;
 
@@ -26,7 +27,7 @@ use crate::worker::{Poll, Worker, WorkerParts};
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How workers are to be started.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WorkersPlan {
     /// The core of each worker; `None` leaves it to the scheduler.
     pub cores: Vec<Option<usize>>,
@@ -34,6 +35,8 @@ pub struct WorkersPlan {
     pub poll: Poll,
     /// Where crash reports go.
     pub crash_folder: PathBuf,
+    /// What they learn from packets, together.
+    pub learned: Arc<Learned>,
 }
 
 /// Why workers could not be started or asked.
@@ -134,7 +137,8 @@ pub fn start(
             thread: None,
         };
         let frames = FrameCache::new(region);
-        let worker = worker(&handle, reader, receiver, frames, adjacencies.clone())
+        let shared = (adjacencies.clone(), plan.learned.clone());
+        let worker = worker(&handle, reader, receiver, frames, shared)
             .map_err(|source| WorkerError::Start { worker: index, source })?;
         let crash_folder = plan.crash_folder.clone();
         let thread = std::thread::Builder::new()
@@ -155,11 +159,12 @@ fn worker(
     publication: PublicationReader,
     commands: Receiver<Command>,
     frames: FrameCache,
-    adjacencies: Arc<AdjacencyTable>,
+    (adjacencies, learned): (Arc<AdjacencyTable>, Arc<Learned>),
 ) -> io::Result<Worker> {
     Worker::new(WorkerParts {
         publication,
         adjacencies,
+        learned,
         frames,
         counters: handle.counters.clone(),
         commands,
@@ -202,7 +207,7 @@ mod tests {
 
     fn start_one(crash_folder: PathBuf, region: &'static Region) -> WorkerHandle {
         let poll = Poll::Adaptive { spin: Duration::from_micros(20) };
-        let plan = WorkersPlan { cores: vec![None], poll, crash_folder };
+        let plan = WorkersPlan { cores: vec![None], poll, crash_folder, learned: Arc::default() };
         let state = State::new(7).apply(&objects()).unwrap();
         let (_, mut handles) = start(&plan, region, &Arc::default(), state).unwrap();
         handles.remove(0)

@@ -23,7 +23,9 @@
 pub mod address;
 pub mod adjacency;
 mod answer;
+pub mod connection;
 pub mod describe;
+pub mod learned;
 pub mod limits;
 pub mod packet;
 pub mod run;

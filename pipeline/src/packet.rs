@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyId;
+use crate::connection::{Connection, ConnectionId, Direction, RuleId, ServiceId, Tuple};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::Ip;
@@ -54,6 +55,27 @@ pub struct Tunnel {
     pub adjacency: AdjacencyId,
 }
 
+/// What a packet is to the connection table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Tracking {
+    /// It was not looked for.
+    #[default]
+    Untracked,
+    /// No connection is known: it opens one, if it is let to.
+    New,
+    /// It belongs to a connection.
+    Known {
+        /// Which.
+        id: ConnectionId,
+        /// In which direction.
+        direction: Direction,
+        /// It is an error message about the connection, not a packet of it.
+        related: bool,
+        /// The connection when it was found.
+        connection: Connection,
+    },
+}
+
 /// What the stages learnt about a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
@@ -61,6 +83,31 @@ pub struct Facts {
     pub source: Option<PacketSource>,
     /// Its innermost IP headers; set by `PipelineRootClassifier`, and again behind a tunnel header.
     pub ip: Option<Ip>,
+    /// What it is to the connection table; set by `ConntrackZone`.
+    pub tracking: Tracking,
+    /// From whom to whom it was when it came; set by `ConntrackZone`.
+    pub original: Option<Tuple>,
+    /// From whom to whom it is now: every translation changes it together with the bytes.
+    pub tuple: Option<Tuple>,
+    /// The node itself sends it, like the kubelet its probes; set by `Classifier`.
+    pub from_node: bool,
+    /// It was sent to a NodePort; set by `NodePortMark`.
+    pub node_port: bool,
+    /// It was sent to an external address or a NodePort of a Service; set by `ServiceLB`.
+    pub external: bool,
+    /// The Service that it was sent to; set by `ServiceLB`.
+    pub service: Option<ServiceId>,
+    /// Its source is translated; set by `SNATMark`.
+    pub snat: bool,
+    /// It leaves by the port it came in by; set by `SNATMark`, or by its connection.
+    pub hairpin: bool,
+    /// Its MAC addresses are rewritten although sender and receiver share a node: it was sent to a
+    /// Service (Antrea's register 0, bit 9).
+    pub rewrite: bool,
+    /// The rule that let the sender send it.
+    pub egress_rule: Option<RuleId>,
+    /// The rule that let the receiver receive it.
+    pub ingress_rule: Option<RuleId>,
     /// Whether it was routed here, so that its MAC addresses were rewritten.
     pub routed: bool,
     /// Largest IP packet that what it is sent by takes, in bytes; set by `L3Forwarding`.

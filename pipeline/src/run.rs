@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::STAGES;
 use crate::adjacency::AdjacencyTable;
+use crate::learned::{Learned, WorkerMemory};
 use crate::packet::Packet;
 use crate::stage::TableId;
 use crate::state::State;
@@ -19,6 +20,14 @@ pub struct Context<'a> {
     pub state: &'a State,
     /// Next hops on the underlay.
     pub adjacencies: &'a AdjacencyTable,
+    /// Milliseconds of a clock that never goes back; it counts while the machine sleeps, too.
+    pub now_ms: u64,
+    /// What workers learn from packets, and share.
+    pub learned: &'a Learned,
+    /// What this worker keeps to itself.
+    pub worker: &'a mut WorkerMemory,
+    /// The packet is only described: nothing is learnt from it, and nothing counted.
+    pub dry: bool,
     /// Filled in when somebody wants to know why.
     pub trace: Option<&'a mut Trace>,
 }

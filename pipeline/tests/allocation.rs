@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::packet::{Checksum, Packet};
-use seine_pipeline::run::{Context, run};
+use seine_pipeline::run::run;
 use seine_pipeline::state::{Change, Object, Peer};
 use seine_pipeline::testbed::{HEADROOM, Node, ping, tcp, udp, who_has};
 
@@ -40,7 +40,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn no_packet_allocates_whatever_becomes_of_it() {
     for v6 in [false, true] {
-        let node = if v6 { Node::over_ipv6(["a", "b"]) } else { Node::with_pods(["a", "b"]) };
+        let mut node = if v6 { Node::over_ipv6(["a", "b"]) } else { Node::with_pods(["a", "b"]) };
         let probes = [
             ("a", udp().from("a").to("b")),
             ("a", tcp().from("a").to("remote")),
@@ -61,8 +61,7 @@ fn no_packet_allocates_whatever_becomes_of_it() {
             let before = ALLOCATIONS.get();
             let mut packet =
                 Packet::new(&mut buffer, HEADROOM, end, port, Checksum::Complete).unwrap();
-            let mut context =
-                Context { state: &node.state, adjacencies: &node.adjacencies, trace: None };
+            let mut context = node.context();
             let outcome = run(&mut packet, &mut context);
             assert_eq!(ALLOCATIONS.get(), before, "probe {number}: {outcome:?}");
         }

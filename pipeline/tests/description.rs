@@ -29,11 +29,10 @@ fn description(ingress: &str, destination: &str) -> Description {
 
 #[test]
 fn a_described_packet_is_explained_from_table_to_table() {
-    let node = Node::with_pods(["a", "b"]);
+    let mut node = Node::with_pods(["a", "b"]);
     let mut described = describe(&description("default/a/eth0", "10.10.1.3"), &node.state).unwrap();
     let mut trace = Trace::default();
-    let mut context =
-        Context { state: &node.state, adjacencies: &node.adjacencies, trace: Some(&mut trace) };
+    let mut context = Context { trace: Some(&mut trace), ..node.context() };
     let outcome = run(&mut described.packet().unwrap(), &mut context);
     assert_eq!(outcome, Outcome::Output(node.state.port_by_name("b").unwrap()));
     let matched: Vec<_> =

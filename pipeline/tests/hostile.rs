@@ -293,14 +293,13 @@ fn nothing_leaves_by_a_port_that_is_closed() {
 #[test]
 fn a_frame_without_headroom_is_dropped_by_name() {
     use seine_pipeline::packet::Packet;
-    use seine_pipeline::run::{Context, run};
-    let node = Node::with_pods(["a"]);
+    use seine_pipeline::run::run;
+    let mut node = Node::with_pods(["a"]);
     for probe in [udp().from("a").to("remote"), udp().from("a").to("remote").ttl(1)] {
         let mut frame = node.frame(&probe);
         let (end, ingress) = (frame.len(), node.state.port_by_name("a").unwrap());
         let mut packet = Packet::new(&mut frame, 0, end, ingress, Checksum::Complete).unwrap();
-        let mut context =
-            Context { state: &node.state, adjacencies: &node.adjacencies, trace: None };
+        let mut context = node.context();
         let dropped = seine_pipeline::verdict::Outcome::Drop(DropReason::NoHeadroom);
         assert_eq!(run(&mut packet, &mut context), dropped);
     }

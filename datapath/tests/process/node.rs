@@ -22,6 +22,7 @@ use seine_datapath_api::v1::datapath_client::DatapathClient;
 use seine_datapath_api::v1::datapath_server::DatapathServer;
 use seine_pipeline::address::{Mac, PortKind};
 use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::learned::Learned;
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::state::State;
 use tempfile::TempDir;
@@ -148,7 +149,9 @@ impl Node {
         let region = Region::map(8192, 2048).expect("memory");
         let adjacencies = Arc::new(AdjacencyTable::new());
         let folder = tempfile::tempdir().expect("folder");
+        let learned = Arc::new(Learned::new());
         let plan = WorkersPlan {
+            learned: learned.clone(),
             cores: vec![None; WORKERS],
             poll: Poll::Adaptive { spin: Duration::from_micros(20) },
             crash_folder: folder.path().join("crash"),
@@ -168,7 +171,8 @@ impl Node {
         let gateway = devices.device("seine-gw0", GATEWAY_MAC);
         let uplink = devices.device("eth0", [2, 0, 0, 0, 0, 0xfd]);
         let writer = Writer::new(publication, Arc::clone(&adjacencies));
-        let mut datapath = Datapath::new(writer, workers, adjacencies, Box::new(devices), region);
+        let mut datapath =
+            Datapath::new(writer, workers, (adjacencies, learned), Box::new(devices), region);
         datapath.open_node_port(PortKind::Gateway, gateway).await.expect("gateway");
         datapath.open_node_port(PortKind::Uplink, uplink).await.expect("uplink");
 

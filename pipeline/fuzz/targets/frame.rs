@@ -38,12 +38,12 @@ fuzz_target!(|input: &[u8]| {
     });
 });
 
-fn without_trace(node: &Node, ingress: &str, frame: &[u8], checksum: Checksum) -> Fate {
+fn without_trace(node: &mut Node, ingress: &str, frame: &[u8], checksum: Checksum) -> Fate {
     let mut buffer = vec![0; HEADROOM];
     buffer.extend(frame);
     let (end, port) = (buffer.len(), node.state.port_by_name(ingress).unwrap());
     let mut packet = Packet::new(&mut buffer, HEADROOM, end, port, checksum).unwrap();
-    let mut context = Context { state: &node.state, adjacencies: &node.adjacencies, trace: None };
+    let mut context = node.context();
     match run(&mut packet, &mut context) {
         Outcome::Output(egress) => {
             Fate::Left(node.state.port(egress).unwrap().name.clone(), packet.bytes().to_vec())

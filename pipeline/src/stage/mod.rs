@@ -55,12 +55,48 @@ pub enum TableId {
     Ipv6,
     /// Answers ARP requests.
     ArpResponder,
+    /// Finds the packet's connection, and translates what is known of it.
+    ConntrackZone,
+    /// Separates new connections from those under way.
+    ConntrackState,
+    /// Tells NodePort traffic.
+    NodePortMark,
+    /// Sends a client to the endpoint it had before.
+    SessionAffinity,
+    /// Chooses an endpoint for a Service.
+    ServiceLb,
+    /// Translates the destination into the chosen endpoint.
+    EndpointDnat,
+    /// Rules of Antrea's tiers for what Pods send.
+    AntreaPolicyEgressRule,
+    /// What Kubernetes' policies allow Pods to send.
+    EgressRule,
+    /// What they isolate, and the baseline tiers.
+    EgressDefaultRule,
+    /// Counts, and drops what was denied.
+    EgressMetric,
     /// Decides by destination address.
     L3Forwarding,
     /// Lowers the TTL, and holds packets to the MTU of what they are sent by.
     L3DecTtl,
+    /// Decides whose source is to be translated.
+    SnatMark,
+    /// Translates the source.
+    Snat,
     /// Decides by destination MAC.
     L2ForwardingCalc,
+    /// Tells what no rule for receivers applies to.
+    IngressSecurityClassifier,
+    /// Rules of Antrea's tiers for what Pods receive.
+    AntreaPolicyIngressRule,
+    /// What Kubernetes' policies allow Pods to receive.
+    IngressRule,
+    /// What they isolate, and the baseline tiers.
+    IngressDefaultRule,
+    /// Counts, and drops what was denied.
+    IngressMetric,
+    /// Remembers a new connection.
+    ConntrackCommit,
     /// Sends.
     Output,
 }
@@ -75,9 +111,27 @@ impl TableId {
             TableId::SpoofGuard => "SpoofGuard",
             TableId::Ipv6 => "IPv6",
             TableId::ArpResponder => "ARPResponder",
+            TableId::ConntrackZone => "ConntrackZone",
+            TableId::ConntrackState => "ConntrackState",
+            TableId::NodePortMark => "NodePortMark",
+            TableId::SessionAffinity => "SessionAffinity",
+            TableId::ServiceLb => "ServiceLB",
+            TableId::EndpointDnat => "EndpointDNAT",
+            TableId::AntreaPolicyEgressRule => "AntreaPolicyEgressRule",
+            TableId::EgressRule => "EgressRule",
+            TableId::EgressDefaultRule => "EgressDefaultRule",
+            TableId::EgressMetric => "EgressMetric",
             TableId::L3Forwarding => "L3Forwarding",
             TableId::L3DecTtl => "L3DecTTL",
+            TableId::SnatMark => "SNATMark",
+            TableId::Snat => "SNAT",
             TableId::L2ForwardingCalc => "L2ForwardingCalc",
+            TableId::IngressSecurityClassifier => "IngressSecurityClassifier",
+            TableId::AntreaPolicyIngressRule => "AntreaPolicyIngressRule",
+            TableId::IngressRule => "IngressRule",
+            TableId::IngressDefaultRule => "IngressDefaultRule",
+            TableId::IngressMetric => "IngressMetric",
+            TableId::ConntrackCommit => "ConntrackCommit",
             TableId::Output => "Output",
         }
     }

@@ -30,6 +30,7 @@ use std::net::IpAddr;
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::describe::{Description, describe};
+use crate::learned::{Learned, WorkerMemory};
 use crate::packet::{Checksum, Packet};
 use crate::run::{Context, run};
 use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
@@ -82,6 +83,12 @@ pub struct Node {
     pub state: State,
     /// Its next hops: entry 0 leads to the peer `node2`.
     pub adjacencies: AdjacencyTable,
+    /// What its packets have taught it.
+    pub learned: Learned,
+    /// What its one worker keeps to itself.
+    pub worker: WorkerMemory,
+    /// Its clock.
+    pub now_ms: u64,
     /// How the last packet was decided.
     pub trace: Trace,
     /// Every checksum-partial fact the last packet left with.
@@ -139,6 +146,9 @@ impl Node {
         Node {
             state: State::new(1).apply(&changes).unwrap(),
             adjacencies,
+            learned: Learned::new(),
+            worker: WorkerMemory::new(),
+            now_ms: 1_000_000,
             trace: Trace::default(),
             checksum: Checksum::Complete,
             counters: BTreeMap::new(),
@@ -205,6 +215,19 @@ impl Node {
         frame
     }
 
+    /// What a packet here is judged by, without a trace.
+    pub fn context(&mut self) -> Context<'_> {
+        Context {
+            state: &self.state,
+            adjacencies: &self.adjacencies,
+            now_ms: self.now_ms,
+            learned: &self.learned,
+            worker: &mut self.worker,
+            dry: false,
+            trace: None,
+        }
+    }
+
     /// Sends what a probe describes.
     #[track_caller]
     pub fn send(&mut self, probe: Probe) -> Fate {
@@ -229,13 +252,10 @@ impl Node {
         buffer.extend(frame);
         let end = buffer.len();
         let mut packet = Packet::new(&mut buffer, HEADROOM, end, ingress, checksum).unwrap();
-        self.trace = Trace::default();
-        let mut context = Context {
-            state: &self.state,
-            adjacencies: &self.adjacencies,
-            trace: Some(&mut self.trace),
-        };
+        let mut trace = Trace::default();
+        let mut context = Context { trace: Some(&mut trace), ..self.context() };
         let outcome = run(&mut packet, &mut context);
+        self.trace = trace;
         self.checksum = packet.checksum;
         let (counter, fate) = match outcome {
             Outcome::Output(egress) => {

@@ -1,0 +1,66 @@
+//! Connections: what was decided about the first packet of each, and how far it has come.
+//!
+//! One connection has two keys, that of its original and that of its reply direction, in place of
+//! Antrea's conntrack zones. What is translated follows from the two: a packet that is found by one
+//! key leaves with the addresses and ports of the other, turned round.
+
+mod key;
+mod progress;
+
+pub use key::{Direction, FlowKey, Ingress, Tuple};
+pub use progress::Progress;
+
+use crate::packet::PacketSource;
+
+/// The index of a connection in its table. Another connection may have it later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnectionId(pub u32);
+
+/// Identifies an installed rule: its slot and how often that was used before. Stays the same as
+/// long as the rule is installed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RuleId(pub u32);
+
+/// Identifies an installed Service, as [`RuleId`] does a rule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServiceId(pub u32);
+
+/// What was decided about a connection when it began (Antrea's CT mark and label).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// Where its first packet came from (mark, bits 0-3).
+    pub source: PacketSource,
+    /// The Service that it was sent to (mark, bit 4).
+    pub service: Option<ServiceId>,
+    /// Its source is translated (mark, bit 5).
+    pub snat: bool,
+    /// It goes out by the port by which it came in (mark, bit 6).
+    pub hairpin: bool,
+    /// The rule that let the sender send it (label, bits 32-63).
+    pub egress_rule: Option<RuleId>,
+    /// The rule that let the receiver receive it (label, bits 0-31).
+    pub ingress_rule: Option<RuleId>,
+}
+
+/// A connection, as it is at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// What its original direction is found by.
+    pub original: FlowKey,
+    /// What its reply direction is found by.
+    pub reply: FlowKey,
+    /// What was decided.
+    pub decision: Decision,
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+impl Connection {
+    /// The addresses and ports with which a packet of this direction leaves.
+    pub fn translated(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Original => self.reply.tuple.reversed(),
+            Direction::Reply => self.original.tuple.reversed(),
+        }
+    }
+}
