@@ -1,0 +1,11 @@
+//! Other people's cases, as data: read, mapped, played.
+//!
+//! A [`file`] holds clusters and what must hold in them. See perf/cases/README.md for the format
+//! and for where our copies come from.
+
+pub mod expectation;
+pub mod file;
+pub mod load;
+mod opinion;
+
+pub use opinion::{opinion, query};
