@@ -40,6 +40,7 @@ pub mod wire;
 
 use stage::arp_responder::ArpResponder;
 use stage::classifier::{Classifier, PipelineRootClassifier};
+use stage::conntrack_state::{ConntrackState, ConntrackZone};
 use stage::output::Output;
 use stage::routing::{L3DecTtl, L3Forwarding};
 use stage::switching::L2ForwardingCalc;
@@ -51,6 +52,7 @@ pub const STAGES: &[Stage] = &[
     stage("Classifier", &[&PipelineRootClassifier, &Classifier]),
     stage("Validation", &[&ArpSpoofGuard, &SpoofGuard, &Ipv6]),
     stage("ArpResponder", &[&ArpResponder]),
+    stage("ConntrackState", &[&ConntrackZone, &ConntrackState]),
     stage("Routing", &[&L3Forwarding, &L3DecTtl]),
     stage("Switching", &[&L2ForwardingCalc]),
     stage("Output", &[&Output]),

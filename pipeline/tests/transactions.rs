@@ -3,6 +3,7 @@
 #![allow(clippy::type_complexity, reason = "a table of edits and reasons reads best as one")]
 
 use proptest::prelude::*;
+use seine_pipeline::STAGES;
 use seine_pipeline::address::{Mac, PortId, PortKind};
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
 use seine_pipeline::limits::{ENDPOINTS_MAX, PEERS_MAX};
@@ -309,22 +310,12 @@ fn capacities_are_refused_at_their_limit() {
 #[test]
 fn tables_show_themselves_in_the_words_of_an_operator() {
     let node = testbed::Node::with_pods(["a"]);
+    let ids: Vec<_> =
+        STAGES.iter().flat_map(|stage| stage.tables).map(|table| table.id()).collect();
+    assert!(ids.is_sorted_by(|one, next| one < next), "each once, in Antrea's order: {ids:?}");
     let names: Vec<_> = node.state.tables().iter().map(|table| table.name).collect();
-    assert_eq!(
-        names,
-        [
-            "PipelineRootClassifier",
-            "Classifier",
-            "ARPSpoofGuard",
-            "SpoofGuard",
-            "IPv6",
-            "ARPResponder",
-            "L3Forwarding",
-            "L3DecTTL",
-            "L2ForwardingCalc",
-            "Output"
-        ]
-    );
+    assert_eq!(names, ids.iter().map(|id| id.name()).collect::<Vec<_>>());
+    assert_eq!(names[..3], ["PipelineRootClassifier", "Classifier", "ARPSpoofGuard"]);
     let view = node.state.show("SpoofGuard", &node.adjacencies).unwrap();
     assert_eq!(view.stage, "Validation");
     assert_eq!(view.columns, ["port", "source MAC", "source address", "owner"]);

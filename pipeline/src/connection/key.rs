@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::address::PortId;
+use crate::wire::ip::Ip;
+use crate::wire::ipv6::Fragment;
+use crate::wire::{icmp, sctp, tcp, u16_at, udp};
 
 /// Source and destination of a packet. For ICMP queries both ports are the identifier; for
 /// protocols without ports both are 0.
@@ -22,6 +25,27 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// That of the packet `bytes`, from its IP header on. `None` when the header of its upper layer
+    /// is not whole. The ports of a later fragment are not in it: they are given as 0.
+    pub fn of(ip: &Ip, bytes: &[u8]) -> Option<Tuple> {
+        let port = |offset| u16_at(bytes, ip.upper + offset);
+        let query = |kind| match ip.source {
+            IpAddr::V4(_) => icmp::is_query_v4(kind),
+            IpAddr::V6(_) => icmp::is_query_v6(kind),
+        };
+        let (source_port, destination_port) = match ip.protocol {
+            _ if ip.fragment == Fragment::Later => (0, 0),
+            tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL => (port(0)?, port(2)?),
+            _ if ip.icmp_type(bytes).is_some_and(query) => {
+                let identifier = port(icmp::IDENTIFIER_OFFSET)?;
+                (identifier, identifier)
+            }
+            _ => (0, 0),
+        };
+        let Ip { source, destination, protocol, .. } = *ip;
+        Some(Tuple { source, destination, protocol, source_port, destination_port })
+    }
+
     /// That of an answer.
     pub fn reversed(self) -> Tuple {
         Tuple {

@@ -3,7 +3,8 @@
 //! Antrea: tables `PipelineRootClassifier` and `Classifier`.
 //! Reads: ingress port, EtherType, IP headers; on the uplink also the tunnel's headers and the
 //! inner packet's addresses.  Writes: the packet's IP headers and source; takes tunnel headers off.
-//! Hit: ARP to `ARPSpoofGuard`; IP of Pods and gateway to `SpoofGuard`, of peers to `L3Forwarding`.
+//! Hit: ARP to `ARPSpoofGuard`; IP of Pods and gateway to `SpoofGuard`, of peers to
+//! `ConntrackZone`.
 //! Miss: drop `UnknownPort`, `UnknownEtherType`, `NotTunnel`, `UnknownTunnelPeer` and others.
 //!
 //! Antrea trusts the sending node with what it tunnels; here a peer speaks for its own Pod ranges
@@ -107,7 +108,7 @@ impl Classifier {
                 let source = packet.ip()?.source;
                 let (name, address) = (&peer.name, peer.tunnel_address);
                 context.note(format_args!("{name} tunnels from {address} and has {source}"));
-                Ok(Verdict::Goto(TableId::L3Forwarding))
+                Ok(Verdict::Goto(TableId::ConntrackZone))
             }
         }
     }

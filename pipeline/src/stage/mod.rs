@@ -5,6 +5,7 @@
 
 pub mod arp_responder;
 pub mod classifier;
+pub mod conntrack_state;
 pub mod output;
 pub mod routing;
 pub mod switching;

@@ -3,7 +3,7 @@
 //! Antrea: stage Validation, tables `ARPSpoofGuard`, `SpoofGuard` and `IPv6`.
 //! Reads: ingress port, source MAC, source address; ARP and neighbour messages in whole.
 //! Writes: turns a neighbour solicitation into its answer.
-//! Hit: ARP to `ARPResponder`; IPv4 to `L3Forwarding`; IPv6 to its own table, and then there too.
+//! Hit: ARP to `ARPResponder`; IPv4 to `ConntrackZone`; IPv6 to its own table, and then there too.
 //! Miss: drop `SpoofedArp`, `SpoofedSource`, `SpoofedNeighbor`.
 //!
 //! The gateway may send from any address but a Pod's: traffic from outside the cluster enters there
@@ -147,7 +147,7 @@ impl SpoofGuard {
                 return Err(DropReason::SpoofedSource);
             }
         }
-        Ok(if ip.is_v6() { Verdict::Next } else { Verdict::Goto(TableId::L3Forwarding) })
+        Ok(if ip.is_v6() { Verdict::Next } else { Verdict::Goto(TableId::ConntrackZone) })
     }
 }
 
@@ -200,7 +200,7 @@ impl Ipv6 {
     fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
         let ip = packet.ip()?;
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (ip.source, ip.destination) else {
-            return Ok(Verdict::Goto(TableId::L3Forwarding));
+            return Ok(Verdict::Goto(TableId::ConntrackZone));
         };
         match ip.icmp_type(packet.payload()) {
             Some(neighbor::SOLICITATION | neighbor::ADVERTISEMENT) => {
@@ -215,7 +215,7 @@ impl Ipv6 {
             _ if link_scoped(&ip) => Err(DropReason::UnroutableAddress),
             _ => {
                 context.note(format_args!("no neighbour message"));
-                Ok(Verdict::Goto(TableId::L3Forwarding))
+                Ok(Verdict::Goto(TableId::ConntrackZone))
             }
         }
     }

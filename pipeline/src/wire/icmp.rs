@@ -10,10 +10,23 @@ pub const PROTOCOL_V6: u8 = 58;
 pub const LEN: usize = 8;
 /// Bytes from the header to the checksum.
 pub const CHECKSUM_OFFSET: usize = 2;
+/// Bytes from the header of a query to its identifier.
+pub const IDENTIFIER_OFFSET: usize = 4;
 /// An ICMP echo request.
 pub const ECHO_REQUEST_V4: u8 = 8;
 /// An ICMPv6 echo request.
 pub const ECHO_REQUEST_V6: u8 = 128;
+
+/// Whether an ICMP message asks or answers: such messages have an identifier (RFC 792: echo,
+/// timestamp, information; RFC 950: address mask).
+pub fn is_query_v4(kind: u8) -> bool {
+    matches!(kind, 0 | 8 | 13..=18)
+}
+
+/// Whether an ICMPv6 message asks or answers: echo (RFC 4443 section 4).
+pub fn is_query_v6(kind: u8) -> bool {
+    matches!(kind, 128 | 129)
+}
 
 /// Whether an ICMP type is an error: no error is ever sent about one (RFC 1122 section 3.2.2).
 pub fn is_error_v4(kind: u8) -> bool {

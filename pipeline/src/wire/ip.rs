@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::ipv4::Ipv4;
 use super::ipv6::{self, Fragment, Ipv6};
-use super::{Defect, bytes_at, checksum, ethernet, icmp, ipv4, tcp, u16_at, udp};
+use super::{Defect, bytes_at, checksum, ethernet, icmp, ipv4, sctp, tcp, u16_at, udp};
 
 /// What the headers of an IP packet say. Offsets count from the start of the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,6 +103,7 @@ impl Ip {
             (_, tcp::PROTOCOL) => tcp::Tcp::parse(upper).is_some(),
             (Fragment::Whole, udp::PROTOCOL) => udp::Udp::parse(upper).is_some(),
             (Fragment::First, udp::PROTOCOL) => upper.len() >= udp::LEN,
+            (_, sctp::PROTOCOL) => upper.len() >= sctp::LEN,
             (_, icmp::PROTOCOL_V4) => upper.len() >= icmp::LEN,
             (_, icmp::PROTOCOL_V6) => upper.len() >= 4,
             _ => true,

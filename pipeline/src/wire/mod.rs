@@ -19,6 +19,7 @@ pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod neighbor;
+pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
