@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use crate::address::Mac;
 use crate::packet::{Packet, PacketSource, Tunnel};
 use crate::stage::TableId;
-use crate::state::State;
+use crate::state::{State, is_host};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, Error};
 use crate::wire::ip::Ip;
 use crate::wire::ipv6::{self, Fragment};
 use crate::wire::neighbor::{ADVERTISEMENT_LEN, AdvertisementRepr};
+use crate::wire::tcp::{self, ResetRepr, Tcp};
 use crate::wire::{checksum, ethernet, ipv4, put};
 
 /// RFC 1812 section 4.3.2.3: an ICMP error holds as much as fits 576 bytes.
@@ -24,26 +25,22 @@ const QUOTE_MAX_V6: usize = 1280 - ipv6::LEN - icmp::LEN;
 /// Hops that an error may take.
 const TTL: u8 = 64;
 
-/// The reason under which a packet counts that no error may be sent about.
-fn reason(error: Error) -> DropReason {
-    match error {
-        Error::TimeExceeded => DropReason::TtlExceeded,
-        Error::TooBig { .. } => DropReason::PacketTooBig,
-    }
-}
-
 /// Turns the packet into an ICMP error about itself and sends it back, or drops it where none may
 /// be sent (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
 pub(crate) fn icmp_error(
     packet: &mut Packet<'_>,
     state: &State,
     error: Error,
+    otherwise: DropReason,
 ) -> Result<Verdict, DropReason> {
     let ip = packet.ip()?;
     if !may_answer(packet, &ip, error) {
-        return Err(reason(error));
+        return Err(otherwise);
     }
-    let back = Back::of(packet, &ip, state).ok_or(reason(error))?;
+    let mut back = Back::of(packet, &ip, state).ok_or(otherwise)?;
+    if matches!(error, Error::Prohibited | Error::PortUnreachable) {
+        back.address = ip.destination;
+    }
     packet.complete_checksum();
     let (quote_max, headers) = match ip.source {
         IpAddr::V4(_) => (QUOTE_MAX_V4, ipv4::LEN + icmp::LEN),
@@ -52,21 +49,54 @@ pub(crate) fn icmp_error(
     packet.resize(ethernet::LEN + ip.len.min(quote_max));
     packet.push_front(headers).map_err(|_| DropReason::NoHeadroom)?;
     back.emit(packet.bytes_mut(), ip.source, error).ok_or(DropReason::Malformed)?;
-    packet.parse_ip()?;
-    let Some(tunnel) = back.tunnel else { return Ok(Verdict::Answer) };
-    packet.facts.tunnel = Some(tunnel);
-    packet.facts.egress = Some(packet.ingress);
-    Ok(Verdict::Goto(TableId::Output))
+    back.send(packet)
+}
+
+/// Turns a TCP segment into the reset that answers it and sends that back, or drops it where none
+/// may be sent.
+pub(crate) fn reset(
+    packet: &mut Packet<'_>,
+    state: &State,
+    otherwise: DropReason,
+) -> Result<Verdict, DropReason> {
+    let ip = packet.ip()?;
+    // Of a fragment it is not known how much it is to acknowledge.
+    if ip.fragment != Fragment::Whole || !speaks_for_one(&ip) {
+        return Err(otherwise);
+    }
+    let segment = packet.payload().get(ip.upper..ip.len).ok_or(DropReason::Malformed)?;
+    let view = Tcp::parse(segment).ok_or(DropReason::Malformed)?;
+    let repr = ResetRepr::answering(&view, segment.len()).ok_or(otherwise)?;
+    let back = Back::of(packet, &ip, state).ok_or(otherwise)?;
+    let network_len = if ip.is_v6() { ipv6::LEN } else { ipv4::LEN };
+    packet.renew(ethernet::LEN + network_len + tcp::LEN).map_err(|_| DropReason::NoHeadroom)?;
+    let mut emit = || {
+        let bytes = back.emit_ethernet(packet.bytes_mut(), ip.is_v6())?;
+        let (header, message) = bytes.split_at_mut_checked(network_len)?;
+        emit_ip_header(header, ip.destination, ip.source, tcp::PROTOCOL, message.len())?;
+        repr.emit(message)?;
+        let pseudo =
+            checksum::pseudo_header(ip.destination, ip.source, tcp::PROTOCOL, message.len());
+        let sum = !checksum::fold(pseudo + checksum::sum(message));
+        put(message, tcp::CHECKSUM_OFFSET, &sum.to_be_bytes())
+    };
+    emit().ok_or(DropReason::Malformed)?;
+    back.send(packet)
+}
+
+/// Whether an answer would reach one sender, and no more than one would answer.
+fn speaks_for_one(ip: &Ip) -> bool {
+    is_host(ip.source) && !ip.destination.is_multicast()
 }
 
 fn may_answer(packet: &Packet<'_>, ip: &Ip, error: Error) -> bool {
-    if ip.fragment == Fragment::Later {
+    if ip.fragment == Fragment::Later || !speaks_for_one(ip) {
         return false;
     }
     match (ip.source, ip.icmp_type(packet.payload())) {
         (IpAddr::V4(_), Some(kind)) if icmp::is_error_v4(kind) => false,
         (IpAddr::V6(_), Some(kind)) if icmp::is_error_v6(kind) => false,
-        (IpAddr::V4(_), _) => ip.dont_fragment || error == Error::TimeExceeded,
+        (IpAddr::V4(_), _) => ip.dont_fragment || !matches!(error, Error::TooBig { .. }),
         (IpAddr::V6(_), _) => true,
     }
 }
@@ -122,26 +152,30 @@ impl Back {
         }
     }
 
-    /// Writes the headers of the error in front of what it quotes.
-    fn emit(&self, frame: &mut [u8], to: IpAddr, error: Error) -> Option<()> {
-        let ether_type = if to.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
+    /// Sends the packet, which has become the answer.
+    fn send(&self, packet: &mut Packet<'_>) -> Result<Verdict, DropReason> {
+        packet.parse_ip()?;
+        let Some(tunnel) = self.tunnel else { return Ok(Verdict::Answer) };
+        packet.facts.tunnel = Some(tunnel);
+        packet.facts.egress = Some(packet.ingress);
+        Ok(Verdict::Goto(TableId::Output))
+    }
+
+    /// Writes the Ethernet header; gives what follows it.
+    fn emit_ethernet<'b>(&self, frame: &'b mut [u8], v6: bool) -> Option<&'b mut [u8]> {
+        let ether_type = if v6 { ethernet::IPV6 } else { ethernet::IPV4 };
         let (destination, source) = (self.destination, self.source);
         ethernet::Repr { destination, source, ether_type }.emit(frame)?;
-        let bytes = frame.get_mut(ethernet::LEN..)?;
+        frame.get_mut(ethernet::LEN..)
+    }
+
+    /// Writes the headers of the error in front of what it quotes.
+    fn emit(&self, frame: &mut [u8], to: IpAddr, error: Error) -> Option<()> {
+        let bytes = self.emit_ethernet(frame, to.is_ipv6())?;
         match (self.address, to) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let total_len = u16::try_from(bytes.len()).ok()?;
+            (IpAddr::V4(_), IpAddr::V4(_)) => {
                 let (header, message) = bytes.split_at_mut_checked(ipv4::LEN)?;
-                ipv4::Repr {
-                    traffic_class: 0,
-                    total_len,
-                    dont_fragment: false,
-                    ttl: TTL,
-                    protocol: icmp::PROTOCOL_V4,
-                    source,
-                    destination,
-                }
-                .emit(header)?;
+                emit_ip_header(header, self.address, to, icmp::PROTOCOL_V4, message.len())?;
                 error.emit_v4(message)?;
                 let sum = checksum::checksum(message);
                 put(message, icmp::CHECKSUM_OFFSET, &sum.to_be_bytes())
@@ -154,6 +188,38 @@ impl Back {
             }
             _ => None,
         }
+    }
+}
+
+fn emit_ip_header(
+    header: &mut [u8],
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    message_len: usize,
+) -> Option<()> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4::Repr {
+            traffic_class: 0,
+            total_len: u16::try_from(ipv4::LEN + message_len).ok()?,
+            dont_fragment: false,
+            ttl: TTL,
+            protocol,
+            source,
+            destination,
+        }
+        .emit(header),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6::Repr {
+            traffic_class: 0,
+            flow_label: 0,
+            payload_len: u16::try_from(message_len).ok()?,
+            next_header: protocol,
+            hop_limit: TTL,
+            source,
+            destination,
+        }
+        .emit(header),
+        _ => None,
     }
 }
 

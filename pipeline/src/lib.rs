@@ -28,6 +28,7 @@ pub mod describe;
 pub mod learned;
 pub mod limits;
 pub mod packet;
+mod reject;
 pub mod run;
 pub mod stage;
 pub mod state;

@@ -217,14 +217,15 @@ impl L3DecTtl {
         let lower = packet.facts.routed && packet.facts.source != Some(PacketSource::Gateway);
         if lower && ip.ttl <= 1 {
             context.note(format_args!("no hops left"));
-            return answer::icmp_error(packet, context.state, Error::TimeExceeded);
+            let otherwise = DropReason::TtlExceeded;
+            return answer::icmp_error(packet, context.state, Error::TimeExceeded, otherwise);
         }
         let mtu = packet.facts.mtu;
         if ip.len > mtu {
             context.note(format_args!("{} bytes are more than the MTU, {mtu}", ip.len));
             // An MTU comes from a 16-bit field.
             let error = Error::TooBig { mtu: u16::try_from(mtu).unwrap_or(u16::MAX) };
-            return answer::icmp_error(packet, context.state, error);
+            return answer::icmp_error(packet, context.state, error, DropReason::PacketTooBig);
         }
         if lower {
             let ttl = ip.ttl - 1;

@@ -15,6 +15,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub(crate) use check::is_host;
 use ipnet::IpNet;
 pub use object::{
     Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,

@@ -48,6 +48,10 @@ pub enum Error {
         /// What it takes, in bytes.
         mtu: u16,
     },
+    /// A policy forbids it.
+    Prohibited,
+    /// Nobody serves this port.
+    PortUnreachable,
 }
 
 impl Error {
@@ -56,6 +60,8 @@ impl Error {
         let (kind, code, mtu) = match self {
             Error::TimeExceeded => (11, 0, 0),
             Error::TooBig { mtu } => (3, 4, mtu),
+            Error::Prohibited => (3, 10, 0),
+            Error::PortUnreachable => (3, 3, 0),
         };
         let [high, low] = mtu.to_be_bytes();
         put(bytes, 0, &[kind, code, 0, 0, 0, 0, high, low])
@@ -63,12 +69,14 @@ impl Error {
 
     /// Writes an ICMPv6 error header, its checksum zero.
     pub fn emit_v6(self, bytes: &mut [u8]) -> Option<()> {
-        let (kind, mtu) = match self {
-            Error::TimeExceeded => (3, 0),
-            Error::TooBig { mtu } => (2, mtu),
+        let (kind, code, mtu) = match self {
+            Error::TimeExceeded => (3, 0, 0),
+            Error::TooBig { mtu } => (2, 0, mtu),
+            Error::Prohibited => (1, 1, 0),
+            Error::PortUnreachable => (1, 4, 0),
         };
         let [high, low] = mtu.to_be_bytes();
-        put(bytes, 0, &[kind, 0, 0, 0, 0, 0, high, low])
+        put(bytes, 0, &[kind, code, 0, 0, 0, 0, high, low])
     }
 }
 

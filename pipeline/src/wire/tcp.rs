@@ -1,6 +1,6 @@
 //! TCP (RFC 9293), as far as a switch needs it.
 
-use super::{put, u16_at};
+use super::{bytes_at, put, u16_at};
 
 /// Its protocol number.
 pub const PROTOCOL: u8 = 6;
@@ -8,6 +8,14 @@ pub const PROTOCOL: u8 = 6;
 pub const LEN: usize = 20;
 /// Bytes from the header to the checksum.
 pub const CHECKSUM_OFFSET: usize = 16;
+/// The flag of a sender's last byte.
+pub const FIN: u8 = 0x01;
+/// The flag of a sender's first packet.
+pub const SYN: u8 = 0x02;
+/// The flag that ends a connection at once.
+pub const RST: u8 = 0x04;
+/// The flag that the acknowledgement number means something.
+pub const ACK: u8 = 0x10;
 
 /// The fixed part of a TCP header in place.
 pub struct Tcp<'a>(&'a [u8; LEN]);
@@ -32,6 +40,67 @@ impl<'a> Tcp<'a> {
     /// Bytes of the header, options included.
     pub fn header_len(&self) -> usize {
         usize::from(self.0[12] >> 4) * 4
+    }
+
+    /// FIN, SYN, RST, PSH, ACK, URG, ECE and CWR, from the lowest bit on.
+    pub fn flags(&self) -> u8 {
+        self.0[13]
+    }
+
+    /// The number of its first byte.
+    pub fn sequence(&self) -> u32 {
+        u32::from_be_bytes(bytes_at(self.0, 4).unwrap_or_default())
+    }
+
+    /// The number of the byte that its sender waits for.
+    pub fn acknowledgement(&self) -> u32 {
+        u32::from_be_bytes(bytes_at(self.0, 8).unwrap_or_default())
+    }
+}
+
+/// A TCP header that answers a segment for which there is no connection, to build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResetRepr {
+    /// The sender's port.
+    pub source_port: u16,
+    /// The receiver's port.
+    pub destination_port: u16,
+    /// The number that the other end waits for, if it has said so.
+    pub sequence: u32,
+    /// What is acknowledged, if the other end has acknowledged nothing itself.
+    pub acknowledgement: Option<u32>,
+}
+
+impl ResetRepr {
+    /// The answer to a segment of which `len` bytes, header included, are there; none to a reset
+    /// (RFC 9293 section 3.10.7.1).
+    pub fn answering(segment: &Tcp<'_>, len: usize) -> Option<ResetRepr> {
+        let flags = segment.flags();
+        if flags & RST != 0 {
+            return None;
+        }
+        // A segment is at most 64 KiB.
+        let payload = len.checked_sub(segment.header_len())? as u32;
+        let counted = payload + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let acknowledged = flags & ACK != 0;
+        Some(ResetRepr {
+            source_port: segment.destination_port(),
+            destination_port: segment.source_port(),
+            sequence: if acknowledged { segment.acknowledgement() } else { 0 },
+            acknowledgement: (!acknowledged).then(|| segment.sequence().wrapping_add(counted)),
+        })
+    }
+
+    /// Writes the header to the front of `bytes`, its checksum zero.
+    pub fn emit(&self, bytes: &mut [u8]) -> Option<()> {
+        let header = bytes.first_chunk_mut::<LEN>()?;
+        *header = [0; LEN];
+        let flags = if self.acknowledgement.is_some() { RST | ACK } else { RST };
+        put(header, 0, &self.source_port.to_be_bytes())?;
+        put(header, 2, &self.destination_port.to_be_bytes())?;
+        put(header, 4, &self.sequence.to_be_bytes())?;
+        put(header, 8, &self.acknowledgement.unwrap_or_default().to_be_bytes())?;
+        put(header, 12, &[0x50, flags])
     }
 }
 
