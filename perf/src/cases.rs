@@ -3,9 +3,11 @@
 //! A [`file`] holds clusters and what must hold in them. See perf/cases/README.md for the format
 //! and for where our copies come from.
 
+pub mod address;
 pub mod expectation;
 pub mod file;
 pub mod load;
 mod opinion;
+pub mod settle;
 
 pub use opinion::{opinion, query};

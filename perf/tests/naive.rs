@@ -88,8 +88,16 @@ fn probe_query(file: &CaseFile, step: &Step, probe: &Probe) -> Option<naive::Que
     })
 }
 
+/// With a suite as it is, with its Pods on nodes, and with everything in IPv6.
 fn agrees_with(name: &str, assertions_expected: usize) {
     let file = suite(name);
+    agrees_with_file(&file, assertions_expected);
+    let settled = file.settle().unwrap();
+    agrees_with_file(&settled, assertions_expected);
+    agrees_with_file(&settled.in_ipv6(), assertions_expected);
+}
+
+fn agrees_with_file(file: &CaseFile, assertions_expected: usize) {
     let mut faults = Vec::new();
     let mut assertions = 0;
     for case in &file.cases {
@@ -98,7 +106,7 @@ fn agrees_with(name: &str, assertions_expected: usize) {
         }
         for (index, step) in case.steps.iter().enumerate() {
             let mut found = Vec::new();
-            assertions += contradictions(&file, step, &mut found);
+            assertions += contradictions(file, step, &mut found);
             faults.extend(found.into_iter().map(|fault| format!("{} {index}: {fault}", case.id)));
         }
     }
