@@ -32,6 +32,7 @@ mod reject;
 pub mod run;
 pub mod stage;
 pub mod state;
+mod sync;
 pub mod table;
 pub mod testbed;
 pub mod trace;

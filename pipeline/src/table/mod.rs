@@ -1,10 +1,16 @@
-//! The ways to match: an exact key, and the longest prefix.
+//! The ways to match: an exact key, the longest prefix, and what is remembered for a time.
 //!
-//! Both are persistent: a copy shares everything with its original, and a change copies only the
-//! chunk or path that it touches, so a new State costs what changed and not what there is.
+//! The first two are persistent: a copy shares everything with its original, and a change copies
+//! only the chunk or path that it touches, so a new State costs what changed and not what there is.
+//! [`Expiring`] is for what workers learn: of fixed size, and written by all of them.
 
 mod exact;
+mod expiring;
+mod hash;
 mod longest;
+pub(crate) mod sequence;
 
 pub use exact::Exact;
+pub use expiring::{Expiring, ExpiringEntry};
+pub use hash::{KEY_WORDS_MAX, KeyedHash};
 pub use longest::Longest;
