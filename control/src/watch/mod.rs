@@ -1,3 +1,5 @@
-//! Objects become the model. The only folder that knows Kubernetes' types.
+//! Objects become the model. Only this folder, and [`crate::admission`], know Kubernetes' types.
 
+pub(crate) mod api;
 pub mod manifests;
+pub mod object;

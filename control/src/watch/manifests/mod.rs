@@ -18,7 +18,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::model::{Cluster, Namespace, Node, Pod};
+use crate::model::{Cluster, Object};
 pub use parse::ManifestError;
 
 /// Editors and `kubectl` write a file in several steps; what follows within this is one change.
@@ -30,21 +30,13 @@ const FILE_BYTES_MAX: u64 = 32 << 20;
 /// More files than this in one folder are a mistake as well.
 const FILES_MAX: usize = 10_000;
 
-/// One object of a manifest, in our words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Entry {
-    Node(Node),
-    Namespace(Namespace),
-    Pod(Pod),
-}
-
 /// What tells one version of a file from another without reading it.
 type Stamp = (SystemTime, u64, u64);
 
 struct Source {
     stamp: Stamp,
     /// The last good version.
-    entries: Vec<Entry>,
+    objects: Vec<Object>,
 }
 
 /// A folder and what was last read from it.
@@ -72,11 +64,11 @@ impl Folder {
                 continue;
             }
             let read = parse::read(&path, FILE_BYTES_MAX);
-            let source = self.sources.entry(path).or_insert(Source { stamp, entries: Vec::new() });
+            let source = self.sources.entry(path).or_insert(Source { stamp, objects: Vec::new() });
             source.stamp = stamp;
             match read {
                 Ok(parsed) => {
-                    source.entries = parsed.entries;
+                    source.objects = parsed.objects;
                     for kind in parsed.ignored {
                         if self.ignored.insert(kind.clone()) {
                             info!(kind, "manifests of this kind are ignored");
@@ -94,30 +86,18 @@ impl Folder {
     fn cluster(&self) -> Cluster {
         let mut cluster = Cluster::default();
         for (path, source) in &self.sources {
-            for entry in &source.entries {
-                let name = match entry.clone() {
-                    Entry::Node(node) => keep_first(&mut cluster.nodes, node.name.clone(), node),
-                    Entry::Namespace(namespace) => {
-                        keep_first(&mut cluster.namespaces, namespace.name.clone(), namespace)
-                    }
-                    Entry::Pod(pod) => keep_first(&mut cluster.pods, pod.name.clone(), pod),
-                };
-                if let Some(name) = name {
+            for object in &source.objects {
+                let key = object.key();
+                if cluster.contains(&key) {
+                    let name = key.to_string();
                     warn!(file = %path.display(), name, "defined twice; the first one counts");
+                } else {
+                    cluster.insert(object.clone());
                 }
             }
         }
         cluster
     }
-}
-
-/// Inserts unless the name is there already; then returns the name.
-fn keep_first<K: Ord + ToString, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Option<String> {
-    if map.contains_key(&key) {
-        return Some(key.to_string());
-    }
-    map.insert(key, value);
-    None
 }
 
 fn manifest_files(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
@@ -156,7 +136,8 @@ pub fn follow(folder: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
     report(&errors);
     info!(
         folder = %folder.path.display(), nodes = cluster.nodes.len(),
-        namespaces = cluster.namespaces.len(), pods = cluster.pods.len(), "read the manifests"
+        namespaces = cluster.namespaces.len(), pods = cluster.pods.len(),
+        services = cluster.services.len(), policies = cluster.policies.len(), "read the manifests"
     );
     let publish = watch::Sender::new(Arc::new(cluster));
     let observe = publish.subscribe();
