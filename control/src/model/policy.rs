@@ -194,7 +194,7 @@ pub enum Peer {
 }
 
 /// A range of addresses with holes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IpBlock {
     /// The range.
     pub cidr: IpNet,
