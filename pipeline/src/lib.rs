@@ -36,6 +36,8 @@ mod sync;
 pub mod table;
 pub mod testbed;
 pub mod trace;
+#[allow(dead_code, reason = "the tables that translate come next")]
+mod translate;
 mod tunnel;
 pub mod verdict;
 pub mod wire;

@@ -67,6 +67,8 @@ reasons! {
     TooManyExtensionHeaders,
     /// Neither ARP, IPv4 nor IPv6.
     UnknownEtherType,
+    /// A fragment of an SCTP packet whose ports are translated: its checksum cannot follow.
+    UntranslatableFragment,
     /// The frame carries a VLAN tag; ports are untagged.
     TaggedFrame,
     /// No node object is installed yet: nothing is forwarded before the first transaction.

@@ -46,6 +46,11 @@ impl Tuple {
         Some(Tuple { source, destination, protocol, source_port, destination_port })
     }
 
+    /// Whether its protocol has ports.
+    pub fn has_ports(&self) -> bool {
+        matches!(self.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL)
+    }
+
     /// That of an answer.
     pub fn reversed(self) -> Tuple {
         Tuple {

@@ -50,6 +50,37 @@ pub fn replace(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
 }
 
+/// What a change of words under a checksum does to it (RFC 1624).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Difference(u64);
+
+impl Difference {
+    /// With these words in place of those; each a sum as [`sum`] gives it.
+    pub fn replace(self, old: u64, new: u64) -> Difference {
+        Difference(self.0 + u64::from(!fold(old)) + u64::from(fold(new)))
+    }
+
+    /// With this address in place of that, in a pseudo-header.
+    pub fn replace_address(self, old: IpAddr, new: IpAddr) -> Difference {
+        self.replace(address(old), address(new))
+    }
+
+    /// Both changes.
+    pub fn and(self, other: Difference) -> Difference {
+        Difference(self.0 + other.0)
+    }
+
+    /// The checksum after the change.
+    pub fn checksum(self, checksum: u16) -> u16 {
+        !self.sum(!checksum)
+    }
+
+    /// A sum that is not complemented after the change, as a partial checksum is.
+    pub fn sum(self, sum: u16) -> u16 {
+        fold(u64::from(sum) + self.0)
+    }
+}
+
 /// As a UDP header holds it: 0 means "none", so a sum of 0 is sent as its other form.
 pub fn for_udp(checksum: u16) -> u16 {
     if checksum == 0 { 0xffff } else { checksum }

@@ -23,6 +23,8 @@ pub struct Ip {
     pub dont_fragment: bool,
     /// Whether it is part of another packet.
     pub fragment: Fragment,
+    /// What the fragments of one packet have in common.
+    pub identification: u32,
     /// Bytes of the whole packet, link padding excluded.
     pub len: usize,
     /// Bytes to the upper-layer header.
@@ -44,6 +46,18 @@ impl Ip {
         }))
     }
 
+    /// Reads the IP packet that an ICMP error quotes, the rest of it cut off. `None` when its
+    /// headers are not understood or not whole.
+    pub fn parse_quoted(v6: bool, bytes: &[u8]) -> Option<Ip> {
+        if v6 {
+            let view = Ipv6::parse(bytes).filter(|view| view.version() == 6)?;
+            return Some(Self::of_v6(&view, ipv6::upper_layer(bytes).ok()?));
+        }
+        let view = Ipv4::parse(bytes).filter(|view| view.version() == 4)?;
+        let lengths = ipv4::LEN <= view.header_len() && view.header_len() <= view.total_len();
+        lengths.then(|| Self::of_v4(&view))
+    }
+
     fn parse_v4(bytes: &[u8]) -> Result<Ip, Defect> {
         let view = Ipv4::parse(bytes).ok_or(Defect::Malformed)?;
         let (header, len) = (view.header_len(), view.total_len());
@@ -54,24 +68,30 @@ impl Ip {
         if checksum::checksum(packet.get(..header).ok_or(Defect::Malformed)?) != 0 {
             return Err(Defect::Checksum);
         }
-        let fragment = match (view.fragment_offset(), view.more_fragments()) {
-            (0, false) => Fragment::Whole,
-            (0, true) => Fragment::First,
-            // The last byte of the whole would lie beyond what a length can say.
-            (offset, _) if offset + (len - header) > 0xffff => return Err(Defect::Malformed),
-            _ => Fragment::Later,
-        };
-        Ok(Ip {
+        // The last byte of the whole would lie beyond what a length can say.
+        if view.fragment_offset() + (len - header) > 0xffff {
+            return Err(Defect::Malformed);
+        }
+        Ok(Self::of_v4(&view))
+    }
+
+    fn of_v4(view: &Ipv4<&[u8; ipv4::LEN]>) -> Ip {
+        Ip {
             source: view.source().into(),
             destination: view.destination().into(),
             protocol: view.protocol(),
             traffic_class: view.traffic_class(),
             ttl: view.ttl(),
             dont_fragment: view.dont_fragment(),
-            fragment,
-            len,
-            upper: header,
-        })
+            fragment: match (view.fragment_offset(), view.more_fragments()) {
+                (0, false) => Fragment::Whole,
+                (0, true) => Fragment::First,
+                _ => Fragment::Later,
+            },
+            identification: view.identification().into(),
+            len: view.total_len(),
+            upper: view.header_len(),
+        }
     }
 
     fn parse_v6(bytes: &[u8]) -> Result<Ip, Defect> {
@@ -81,8 +101,11 @@ impl Ip {
         }
         let len = ipv6::LEN + view.payload_len();
         let packet = bytes.get(..len).ok_or(Defect::Malformed)?;
-        let upper = ipv6::upper_layer(packet)?;
-        Ok(Ip {
+        Ok(Self::of_v6(&view, ipv6::upper_layer(packet)?))
+    }
+
+    fn of_v6(view: &Ipv6<&[u8; ipv6::LEN]>, upper: ipv6::Upper) -> Ip {
+        Ip {
             source: view.source().into(),
             destination: view.destination().into(),
             protocol: upper.protocol,
@@ -90,9 +113,10 @@ impl Ip {
             ttl: view.hop_limit(),
             dont_fragment: true,
             fragment: upper.fragment,
-            len,
+            identification: upper.identification,
+            len: ipv6::LEN + view.payload_len(),
             upper: upper.offset,
-        })
+        }
     }
 
     /// Whether the upper-layer header, of the protocols known here, is there in whole. A first

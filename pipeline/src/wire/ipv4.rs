@@ -60,6 +60,11 @@ impl<B: Borrow<[u8; LEN]>> Ipv4<B> {
         self.word::<6>() & 0x2000 != 0
     }
 
+    /// What the fragments of one packet have in common.
+    pub fn identification(&self) -> u16 {
+        self.word::<4>()
+    }
+
     /// Bytes that this fragment's payload lies behind the start of the whole.
     pub fn fragment_offset(&self) -> usize {
         usize::from(self.word::<6>() & 0x1fff) * 8
@@ -100,6 +105,20 @@ impl<B: BorrowMut<[u8; LEN]>> Ipv4<B> {
     pub fn set_ttl(&mut self, ttl: u8) {
         let protocol = self.protocol();
         self.replace(8, [ttl, protocol]);
+    }
+
+    /// Sets from whom it is, header checksum included.
+    pub fn set_source(&mut self, address: Ipv4Addr) {
+        let [a, b, c, d] = address.octets();
+        self.replace(12, [a, b]);
+        self.replace(14, [c, d]);
+    }
+
+    /// Sets to whom it is, header checksum included.
+    pub fn set_destination(&mut self, address: Ipv4Addr) {
+        let [a, b, c, d] = address.octets();
+        self.replace(16, [a, b]);
+        self.replace(18, [c, d]);
     }
 
     /// Sets DSCP and ECN, header checksum included.

@@ -75,6 +75,16 @@ impl<B: BorrowMut<[u8; LEN]>> Ipv6<B> {
         self.0.borrow_mut()[7] = limit;
     }
 
+    /// Sets from whom it is.
+    pub fn set_source(&mut self, address: Ipv6Addr) {
+        let _ = put(self.0.borrow_mut(), 8, &address.octets());
+    }
+
+    /// Sets to whom it is.
+    pub fn set_destination(&mut self, address: Ipv6Addr) {
+        let _ = put(self.0.borrow_mut(), 24, &address.octets());
+    }
+
     /// Sets DSCP and ECN.
     pub fn set_traffic_class(&mut self, class: u8) {
         let bytes = self.0.borrow_mut();
@@ -104,6 +114,8 @@ pub struct Upper {
     pub offset: usize,
     /// Whether this is part of another packet.
     pub fragment: Fragment,
+    /// What the fragments of one packet have in common; 0 where there is no fragment header.
+    pub identification: u32,
 }
 
 /// Follows the extension headers of the packet `bytes`, which starts with its fixed header.
@@ -111,9 +123,10 @@ pub fn upper_layer(bytes: &[u8]) -> Result<Upper, Defect> {
     let mut protocol = Ipv6::parse(bytes).ok_or(Defect::Malformed)?.next_header();
     let mut offset = LEN;
     let mut fragment = Fragment::Whole;
+    let mut identification = 0;
     for count in 0..=EXTENSION_HEADERS_MAX {
         if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
-            return Ok(Upper { protocol, offset, fragment });
+            return Ok(Upper { protocol, offset, fragment, identification });
         }
         if count == EXTENSION_HEADERS_MAX {
             break;
@@ -133,9 +146,11 @@ pub fn upper_layer(bytes: &[u8]) -> Result<Upper, Defect> {
         }
         if protocol == FRAGMENT {
             let part = u16_at(bytes, offset + 2).ok_or(Defect::Malformed)?;
+            identification =
+                bytes_at(bytes, offset + 4).map(u32::from_be_bytes).ok_or(Defect::Malformed)?;
             if part & 0xfff8 != 0 {
-                let fragment = Fragment::Later;
-                return Ok(Upper { protocol: next, offset: offset + size, fragment });
+                let (fragment, offset) = (Fragment::Later, offset + size);
+                return Ok(Upper { protocol: next, offset, fragment, identification });
             }
             // An atomic fragment (RFC 6946) is a whole packet.
             if part & 1 != 0 {

@@ -12,6 +12,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod crc32c;
 pub mod ethernet;
 pub mod geneve;
 pub mod icmp;
