@@ -27,11 +27,12 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
     let (endpoint, endpoint_addresses) = match port.kind {
         PortKind::Pod => datapath.writer.endpoint_of(port.id).unwrap_or_default(),
         PortKind::Gateway => (String::new(), datapath.writer.gateway_addresses()),
-        PortKind::Uplink => (String::new(), Vec::new()),
+        PortKind::Host | PortKind::Uplink => (String::new(), Vec::new()),
     };
     let kind = match port.kind {
         PortKind::Pod => v1::port::Kind::Pod,
         PortKind::Gateway => v1::port::Kind::Gateway,
+        PortKind::Host => v1::port::Kind::Host,
         PortKind::Uplink => v1::port::Kind::Uplink,
     };
     v1::Port {

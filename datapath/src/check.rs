@@ -91,11 +91,16 @@ pub enum Finding {
         /// Bytes of a frame.
         bytes: usize,
     },
-    /// The gateway's name belongs to something else.
+    /// The name of a tap belongs to something else.
     #[error(
-        "`gateway.interface`: `{0}` is there and not a tap; choose another name, or `ip link delete {0}`"
+        "`{key}`: `{name}` is there and not a tap; choose another name, or `ip link delete {name}`"
     )]
-    GatewayTaken(String),
+    TapTaken {
+        /// The key that names it.
+        key: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// No tap device can be made.
     #[error("/dev/net/tun cannot be opened: {0}; load the module `tun`")]
     Tun(io::Error),
@@ -124,7 +129,7 @@ pub fn machine(configuration: &Configuration) -> Vec<Finding> {
     locked_memory(configuration, rights, &mut findings);
     cores(configuration, &mut findings);
     uplink(configuration, &mut findings);
-    gateway(configuration, &mut findings);
+    taps(configuration, &mut findings);
     run_dir(&configuration.run_dir, &mut findings);
     findings
 }
@@ -176,13 +181,19 @@ fn uplink(configuration: &Configuration, findings: &mut Vec<Finding>) {
     }
 }
 
-fn gateway(configuration: &Configuration, findings: &mut Vec<Finding>) {
-    let name = &configuration.gateway.interface;
+fn taps(configuration: &Configuration, findings: &mut Vec<Finding>) {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         findings.push(Finding::Tun(error));
     }
-    if Interface::read(name).is_ok() && !is_tap(name) {
-        findings.push(Finding::GatewayTaken(name.clone()));
+    let names = &configuration.gateway;
+    let taps = [
+        ("gateway.interface", &names.interface),
+        ("gateway.host_interface", &names.host_interface),
+    ];
+    for (key, name) in taps {
+        if Interface::read(name).is_ok() && !is_tap(name) {
+            findings.push(Finding::TapTaken { key, name: name.clone() });
+        }
     }
 }
 
@@ -243,7 +254,7 @@ mod tests {
             run_dir: run_dir.to_owned(),
             ports_namespace: "seine-test".into(),
             uplink: Uplink { interface: "seine-nobody".into() },
-            gateway: Gateway { interface: "lo".into() },
+            gateway: Gateway { interface: "lo".into(), ..Gateway::default() },
             workers: Workers { cores: vec![0, 4095], ..Workers::default() },
             frames: Frames::default(),
             log: Log::default(),

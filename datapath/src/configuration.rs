@@ -90,8 +90,10 @@ pub struct Uplink {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
-    /// The name of the tap.
+    /// The name of the tap that leads to and from the world behind the node.
     pub interface: String,
+    /// The name of the tap that the node itself sends by.
+    pub host_interface: String,
 }
 
 /// The workers.
@@ -160,7 +162,7 @@ pub enum LogFormat {
 
 impl Default for Gateway {
     fn default() -> Self {
-        Gateway { interface: "seine-gw0".to_owned() }
+        Gateway { interface: "seine-gw0".to_owned(), host_interface: "seine-host0".to_owned() }
     }
 }
 
@@ -224,8 +226,13 @@ impl Configuration {
         }
         interface("uplink.interface", &self.uplink.interface)?;
         interface("gateway.interface", &self.gateway.interface)?;
+        interface("gateway.host_interface", &self.gateway.host_interface)?;
         if self.uplink.interface == self.gateway.interface {
             return refuse("gateway.interface", "is the uplink's, too".into());
+        }
+        if [&self.uplink.interface, &self.gateway.interface].contains(&&self.gateway.host_interface)
+        {
+            return refuse("gateway.host_interface", "is another port's, too".into());
         }
         let cores = &self.workers.cores;
         if cores.is_empty() || cores.len() > WORKERS_MAX {
@@ -323,6 +330,7 @@ mod tests {
             let table = all[table].as_table().unwrap();
             table.keys().cloned().collect::<Vec<String>>()
         };
+        assert_eq!(keys("gateway"), ["host_interface", "interface"]);
         assert_eq!(keys("workers"), ["cores", "poll", "spin_us"]);
         assert_eq!(keys("frames"), ["bytes", "count"]);
         assert_eq!(keys("log"), ["format", "level"]);
@@ -350,6 +358,7 @@ mod tests {
             ("run_dir = \"seine\"\n[uplink]\ninterface = \"eth0\"", "run_dir"),
             ("[uplink]\ninterface = \"a/b\"", "uplink.interface"),
             (&format!("{uplink}[gateway]\ninterface = \"eth0\"") as &str, "gateway.interface"),
+            (&format!("{uplink}[gateway]\nhost_interface = \"eth0\""), "gateway.host_interface"),
             (&format!("{uplink}[workers]\ncores = []"), "workers.cores"),
             (&format!("{uplink}[workers]\ncores = [1, 1]"), "workers.cores"),
             (&format!("{uplink}[frames]\nbytes = 1500"), "frames.bytes"),

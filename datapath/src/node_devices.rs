@@ -1,4 +1,4 @@
-//! The devices of a node: Pod links and uplink by AF_XDP, the gateway as a tap.
+//! The devices of a node: Pod links and uplink by AF_XDP, the node's own two legs as taps.
 
 use std::collections::HashMap;
 use std::io;
@@ -63,6 +63,9 @@ pub struct Opened {
     pub uplink_index: u32,
     /// The node's own leg into the Pod network.
     pub gateway: OpenDevice,
+    /// What the node itself sends by. It has the gateway's MAC address: to everybody else the two
+    /// are one.
+    pub host: OpenDevice,
 }
 
 impl NodeDevices {
@@ -79,16 +82,13 @@ impl NodeDevices {
         forget_absent(&ports, &pins);
         let node = Namespace::current()?;
         let memory = FrameMemory::register(region, &ports)?;
-        let gateway = tap::open(
-            region,
-            TapOptions {
-                interface: &configuration.gateway.interface,
-                namespace: &node,
-                queues: workers,
-                io_uring: true,
-            },
-        )?;
-        let gateway = device(&configuration.gateway.interface, gateway.facts, gateway.queues);
+        let tap = |interface, mac| {
+            let namespace = &node;
+            let options = TapOptions { interface, namespace, queues: workers, io_uring: true, mac };
+            tap::open(region, options).map(|tap| device(interface, tap.facts, tap.queues))
+        };
+        let gateway = tap(&configuration.gateway.interface, None)?;
+        let host = tap(&configuration.gateway.host_interface, Some(gateway.mac))?;
         let uplink = configuration.uplink.interface.clone();
         let AfXdpPort { facts, queues, attachment } = af_xdp::open(
             &memory,
@@ -113,7 +113,7 @@ impl NodeDevices {
             uplink_attachment: attachment,
             pods: HashMap::new(),
         };
-        Ok(Opened { devices, uplink: uplink_device, uplink_index: facts.index, gateway })
+        Ok(Opened { devices, uplink: uplink_device, uplink_index: facts.index, gateway, host })
     }
 }
 
@@ -147,7 +147,7 @@ impl Devices for NodeDevices {
         let namespace = match kind {
             PortKind::Pod => &self.ports,
             PortKind::Uplink => &self.node,
-            PortKind::Gateway => return String::new(),
+            PortKind::Gateway | PortKind::Host => return String::new(),
         };
         match namespace.run(|| Interface::read(interface)) {
             Ok(Ok(found)) if found.attach_mode != AttachMode::None => {

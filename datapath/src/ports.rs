@@ -9,8 +9,8 @@ use seine_pipeline::state::Port;
 
 use crate::counters::{PortCounters, PortTotals};
 
-/// The node's own ports: gateway and uplink.
-pub const NODE_PORTS: usize = 2;
+/// The node's own ports: gateway, host and uplink.
+pub const NODE_PORTS: usize = 3;
 
 /// The most Pod ports that can be open at once.
 pub const POD_PORTS_MAX: usize = PORTS_MAX - NODE_PORTS;

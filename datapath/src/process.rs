@@ -102,7 +102,7 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
 
     let region = Region::map(configuration.frames.count, configuration.frames.bytes)?;
-    let Opened { devices, uplink, uplink_index, gateway } =
+    let Opened { devices, uplink, uplink_index, gateway, host } =
         NodeDevices::open(configuration, region)?;
     let adjacencies = Arc::new(AdjacencyTable::new());
     let learned = Arc::new(Learned::new());
@@ -118,6 +118,7 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     let shared = (adjacencies.clone(), learned);
     let mut datapath = Datapath::new(writer, workers, shared, Box::new(devices), region);
     datapath.open_node_port(PortKind::Gateway, gateway).await?;
+    datapath.open_node_port(PortKind::Host, host).await?;
     datapath.open_node_port(PortKind::Uplink, uplink).await?;
     let next_hops = NextHops::listen(uplink_index, adjacencies, datapath.wanted())?;
     let mut following = tokio::spawn(next_hops.follow());
@@ -145,7 +146,7 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     ending
 }
 
-/// Takes away what a datapath with this configuration leaves on a node: pinned programs, gateway,
+/// Takes away what a datapath with this configuration leaves on a node: pinned programs, taps,
 /// namespace, socket. Works after a crash, and twice.
 pub fn remove(configuration: &Configuration) -> Result<(), ProcessError> {
     let run_dir = &configuration.run_dir;
@@ -162,9 +163,10 @@ pub fn remove(configuration: &Configuration) -> Result<(), ProcessError> {
             return Err(ProcessError::Running(run_dir.clone()));
         }
     }
-    let gateway = &configuration.gateway.interface;
-    if matches!(links::kind(gateway), Ok(Some(kind)) if kind == "tun") {
-        links::delete(gateway).map_err(failed(Path::new(gateway)))?;
+    for tap in [&configuration.gateway.interface, &configuration.gateway.host_interface] {
+        if matches!(links::kind(tap), Ok(Some(kind)) if kind == "tun") {
+            links::delete(tap).map_err(failed(Path::new(tap)))?;
+        }
     }
     let pins = configuration.pins();
     if pins.exists() {

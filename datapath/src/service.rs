@@ -78,6 +78,7 @@ impl Service for DatapathService {
             ports_namespace: datapath.devices().ports_namespace(),
             gateway: device(PortKind::Gateway),
             uplink: device(PortKind::Uplink),
+            host: device(PortKind::Host),
             workers: datapath.workers.len() as u32,
             ports_max: POD_PORTS_MAX as u32,
             frame_bytes_max: datapath.packet_bytes_max() as u32,

@@ -69,6 +69,9 @@ pub enum PortKind {
     Pod,
     /// `seine-gw0`, the node's own leg into the Pod network.
     Gateway,
+    /// `seine-host0`: what the node itself sends into the Pod network comes in by it, and nothing
+    /// that it forwards for others. Like the gateway in all else.
+    Host,
     /// The node's NIC; only claimed traffic (the tunnel's) comes in by it.
     Uplink,
 }

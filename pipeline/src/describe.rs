@@ -182,7 +182,7 @@ impl<'s> Sender<'s> {
         if let Some(port) = state.port_by_name(name).and_then(|id| state.port(id)) {
             return match port.kind {
                 PortKind::Pod => Ok(Sender::Pod(port)),
-                PortKind::Gateway => Ok(Sender::Gateway(port)),
+                PortKind::Gateway | PortKind::Host => Ok(Sender::Gateway(port)),
                 PortKind::Uplink => Err(DescribeError::Uplink),
             };
         }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::testbed::{
-    GATEWAY, Node, Probe, UPLINK, assert_consistent, assert_sound, ping, tcp, udp, who_has,
+    GATEWAY, HOST, Node, Probe, UPLINK, assert_consistent, assert_sound, ping, tcp, udp, who_has,
 };
 
-const PORTS: [&str; 4] = ["a", "b", GATEWAY, UPLINK];
+const PORTS: [&str; 5] = ["a", "b", GATEWAY, UPLINK, HOST];
 
 fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
@@ -93,7 +93,7 @@ fn every_frame_of_the_corpus_is_decided_soundly() {
         let over_v6 = choice & 8 != 0;
         let mut node =
             if over_v6 { Node::over_ipv6(["a", "b"]) } else { Node::with_pods(["a", "b"]) };
-        let ingress = PORTS[usize::from(choice & 3)];
+        let ingress = PORTS[usize::from(choice & 7) % PORTS.len()];
         println!("{}", path.display());
         let fate = node.send_frame(ingress, frame, checksum);
         assert_sound(&node, ingress, &fate);

@@ -6,7 +6,7 @@ use seine_pipeline::address::{PortId, PortKind};
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::state::{Change, Kind, ObjectId};
 use seine_pipeline::testbed::{
-    GATEWAY, Node, Probe, UPLINK, assert_sound, ping, port, tcp, udp, who_has,
+    GATEWAY, HOST, Node, Probe, UPLINK, assert_sound, ping, port, tcp, udp, who_has,
 };
 use seine_pipeline::verdict::DropReason;
 
@@ -271,7 +271,7 @@ fn nobody_speaks_before_the_node_and_the_pod_are_known() {
     node.send_by(nobody, &frame, Checksum::Complete);
     node.assert_changed(["drops.port99.UnknownPort +1"]);
     node.apply(&[delete(Kind::Node, "node1")]);
-    for ingress in ["a", "b", GATEWAY, UPLINK] {
+    for ingress in ["a", "b", GATEWAY, HOST, UPLINK] {
         node.send_frame(ingress, &frame, Checksum::Complete);
         assert_eq!(node.changes(), [format!("drops.{ingress}.NoNode +1")]);
     }
@@ -285,7 +285,7 @@ fn nothing_leaves_by_a_port_that_is_closed() {
     node.send(udp().from("a").to("remote"));
     node.assert_changed(["drops.a.NoEgressPort +1"]);
     let frame = node.frame(&udp().from("a").to("outside"));
-    node.apply(&[delete(GATEWAY)]);
+    node.apply(&[delete(GATEWAY), delete(HOST)]);
     node.send_frame("a", &frame, Checksum::Complete);
     node.assert_changed(["drops.a.NoEgressPort +1"]);
 }
@@ -330,7 +330,7 @@ proptest! {
         partial in prop::option::of((0u16..300, 0u16..300)),
     ) {
         let mut node = Node::with_pods(["a", "b"]);
-        let ingress = ["a", "b", GATEWAY, UPLINK, "a"][port];
+        let ingress = ["a", "b", GATEWAY, UPLINK, HOST][port];
         let said = partial
             .map_or(Checksum::Complete, |(start, offset)| Checksum::Partial { start, offset });
         let fate = node.send_frame(ingress, &frame, said);
@@ -344,7 +344,7 @@ proptest! {
         over_v6: bool,
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
-        stranger in prop::option::weighted(0.2, 0usize..4),
+        stranger in prop::option::weighted(0.2, 0usize..5),
     ) {
         let mut node = if over_v6 {
             Node::over_ipv6(["a", "b"])
@@ -359,7 +359,7 @@ proptest! {
         if let Some(cut) = cut {
             frame.truncate(cut.index(frame.len()));
         }
-        let ingress = stranger.map_or(ingress, |port| ["a", "b", GATEWAY, UPLINK][port]);
+        let ingress = stranger.map_or(ingress, |port| ["a", "b", GATEWAY, UPLINK, HOST][port]);
         let fate = node.send_frame(ingress, &frame, Checksum::Complete);
         assert_sound(&node, ingress, &fate);
         prop_assert_eq!(node.changes().len(), 1);

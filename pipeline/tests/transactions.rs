@@ -321,9 +321,9 @@ fn tables_show_themselves_in_the_words_of_an_operator() {
     assert_eq!(view.columns, ["port", "source MAC", "source address", "owner"]);
     assert_eq!(view.rows[0], ["a", "02:00:00:01:00:02", "10.10.1.2", "default/a/eth0"]);
     let view = node.state.show("Output", &node.adjacencies).unwrap();
-    assert_eq!(view.rows[2], ["uplink", "node2", "192.168.0.2", "02:00:00:00:09:09"]);
+    assert_eq!(view.rows[3], ["uplink", "node2", "192.168.0.2", "02:00:00:00:09:09"]);
     let view = node.state.show("Output", &AdjacencyTable::new()).unwrap();
-    assert_eq!(view.rows[2][3], "unresolved");
+    assert_eq!(view.rows[3][3], "unresolved");
     assert!(node.state.show("NoSuchTable", &node.adjacencies).is_none());
 }
 

@@ -90,7 +90,7 @@ pub struct PortReport {
     pub id: u32,
     /// Rises when the index is used again.
     pub generation: u32,
-    /// "pod", "gateway" or "uplink".
+    /// "pod", "gateway", "host" or "uplink".
     pub kind: &'static str,
     /// "default/web-0/eth0", or empty.
     pub endpoint: String,
@@ -145,6 +145,7 @@ impl From<v1::Port> for PortReport {
         let kind = match port.kind() {
             v1::port::Kind::Pod => "pod",
             v1::port::Kind::Gateway => "gateway",
+            v1::port::Kind::Host => "host",
             v1::port::Kind::Uplink => "uplink",
             v1::port::Kind::Unspecified => "unknown",
         };

@@ -263,6 +263,7 @@ impl Datapath for Server {
             revision: books.revision,
             ports_namespace: self.ports_namespace.display().to_string(),
             gateway: Some(device("seine-gw0")),
+            host: Some(device("seine-host0")),
             uplink: Some(device("uplink")),
             workers: 2,
             ports_max: 1000,

@@ -187,6 +187,7 @@ impl Kind for Tap {
             namespace: &room.namespace,
             queues: 1,
             io_uring: self.io_uring,
+            mac: None,
         };
         let mut port = tap::open(region, options).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(port.io_uring, self.io_uring, "this kernel has io_uring");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use seine_datapath::frame::{Batch, FrameCache, Region};
 use seine_datapath::port::tap::{self, TapOptions, TapPort};
 use seine_datapath::port::{AttachMode, Interface, OpenError, QueueFault};
+use seine_pipeline::address::Mac;
 use seine_pipeline::packet::Checksum;
 
 use crate::device::{RawWire, Room, readable, run};
@@ -14,7 +15,10 @@ use crate::{Sample, Wire};
 
 fn open(region: &'static Region, room: &Room, io_uring: bool) -> Result<TapPort, OpenError> {
     let namespace = &room.namespace;
-    tap::open(region, TapOptions { interface: "gateway", namespace, queues: 2, io_uring })
+    tap::open(
+        region,
+        TapOptions { interface: "gateway", namespace, queues: 2, io_uring, mac: None },
+    )
 }
 
 fn close(port: TapPort, mut frames: FrameCache, region: &Region) {
@@ -46,6 +50,24 @@ fn a_tap_keeps_its_addresses_while_nobody_has_it_open() {
         assert!(matches!(read, Err(OpenError::NoSuchInterface(_))));
         tap::remove(&room.namespace, "gateway").expect("removing twice is a success");
     }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn a_tap_gets_the_mac_address_that_is_asked_for() {
+    let room = Room::new("tap");
+    let region = Region::map(1024, 2048).unwrap();
+    let mac = Mac([2, 0, 0x5e, 1, 2, 3]);
+    let options = TapOptions {
+        interface: "gateway",
+        namespace: &room.namespace,
+        queues: 2,
+        io_uring: true,
+        mac: Some(mac),
+    };
+    let port = tap::open(region, options).unwrap();
+    assert_eq!(port.facts.mac, mac);
+    close(port, FrameCache::new(region), region);
 }
 
 #[test]
@@ -99,7 +121,8 @@ fn a_burst_takes_far_fewer_system_calls_than_packets() {
     let region = Region::map(4096, 2048).unwrap();
     let mut frames = FrameCache::new(region);
     let namespace = &room.namespace;
-    let options = TapOptions { interface: "gateway", namespace, queues: 1, io_uring: true };
+    let options =
+        TapOptions { interface: "gateway", namespace, queues: 1, io_uring: true, mac: None };
     let mut port = tap::open(region, options).unwrap();
     run(&format!("ip -n {} link set gateway up", room.name));
     let mut wire = RawWire::open(namespace, "gateway");

@@ -10,10 +10,10 @@ use std::cell::RefCell;
 use libfuzzer_sys::fuzz_target;
 use seine_pipeline::packet::{Checksum, Packet};
 use seine_pipeline::run::{Context, run};
-use seine_pipeline::testbed::{Fate, GATEWAY, HEADROOM, Node, UPLINK, assert_sound};
+use seine_pipeline::testbed::{Fate, GATEWAY, HEADROOM, HOST, Node, UPLINK, assert_sound};
 use seine_pipeline::verdict::Outcome;
 
-const PORTS: [&str; 4] = ["a", "b", GATEWAY, UPLINK];
+const PORTS: [&str; 5] = ["a", "b", GATEWAY, UPLINK, HOST];
 
 thread_local! {
     static NODES: RefCell<[Node; 2]> =
@@ -22,7 +22,7 @@ thread_local! {
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, rest)) = input.split_first() else { return };
-    let ingress = PORTS[usize::from(choice & 3)];
+    let ingress = PORTS[usize::from(choice & 7) % PORTS.len()];
     let (checksum, frame) = match rest {
         [start, offset, frame @ ..] if choice & 16 != 0 => {
             let (start, offset) = (u16::from(*start), u16::from(*offset));

@@ -44,7 +44,7 @@ impl PipelineRootClassifier {
         if !packet.parse_ip()? {
             return Err(match port.kind {
                 PortKind::Uplink => DropReason::NotTunnel,
-                PortKind::Pod | PortKind::Gateway => DropReason::UnknownEtherType,
+                PortKind::Pod | PortKind::Gateway | PortKind::Host => DropReason::UnknownEtherType,
             });
         }
         packet.check_partial_checksum()?;
@@ -96,9 +96,11 @@ impl Classifier {
                 context.note(format_args!("port {} is that of {name}", port.name));
                 Ok(Verdict::Goto(TableId::SpoofGuard))
             }
-            PortKind::Gateway => {
+            PortKind::Gateway | PortKind::Host => {
                 packet.facts.source = Some(PacketSource::Gateway);
-                context.note(format_args!("port {} is the gateway", port.name));
+                packet.facts.from_node = port.kind == PortKind::Host;
+                let sender = if packet.facts.from_node { "the node's own" } else { "the gateway" };
+                context.note(format_args!("port {} is {sender}", port.name));
                 Ok(Verdict::Goto(TableId::SpoofGuard))
             }
             PortKind::Uplink => {
@@ -129,18 +131,21 @@ impl Table for Classifier {
 
     fn rows(&self, state: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
         let pods = state.bound().map(|(endpoint, port)| row([&port.name, &"pod", &endpoint.name]));
-        let gateway = state.gateway().map(|port| row([&port.name, &"gateway", &"the node"]));
+        let gateway =
+            state.gateway().map(|port| row([&port.name, &"gateway", &"outside the cluster"]));
+        let host = state.host().map(|port| row([&port.name, &"host", &"the node"]));
         let peers = state.uplink().into_iter().flat_map(|port| {
             state.known_peers().map(|peer| {
                 let source = format!("{} at {}", peer.name, peer.tunnel_address);
                 row([&port.name, &"tunnel", &source])
             })
         });
-        pods.chain(gateway).chain(peers).collect()
+        pods.chain(gateway).chain(host).chain(peers).collect()
     }
 
     fn entries(&self, state: &State) -> usize {
         let peers = if state.uplink().is_some() { state.known_peers().count() } else { 0 };
-        state.bound().count() + usize::from(state.gateway().is_some()) + peers
+        let own = [state.gateway(), state.host()].iter().flatten().count();
+        state.bound().count() + own + peers
     }
 }

@@ -19,7 +19,7 @@ use crate::answer;
 use crate::packet::Packet;
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
-use crate::state::{Endpoint, Neighbor as Owner, State};
+use crate::state::{Endpoint, Neighbor as Owner, Port, State};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::arp;
 use crate::wire::ip::Ip;
@@ -35,7 +35,7 @@ enum Speaker<'a> {
 impl<'a> Speaker<'a> {
     fn at(packet: &Packet<'_>, state: &'a State) -> Result<Speaker<'a>, DropReason> {
         let port = state.port(packet.ingress).ok_or(DropReason::UnknownPort)?;
-        if port.kind == PortKind::Gateway {
+        if matches!(port.kind, PortKind::Gateway | PortKind::Host) {
             return Ok(Speaker::Gateway(port.mac));
         }
         state.sender(packet.ingress).map(Speaker::Endpoint).ok_or(DropReason::UnknownPort)
@@ -187,10 +187,10 @@ fn senders(state: &State, wanted: fn(&IpAddr) -> bool) -> Vec<Vec<String>> {
         let addresses = endpoint.addresses.iter().filter(|address| wanted(address));
         addresses.map(|address| row([&port.name, &endpoint.mac, address, &endpoint.name]))
     });
-    let gateway = state.gateway();
-    let gateway =
-        gateway.map(|port| row([&port.name, &port.mac, &"all but Pods'", &"the gateway"]));
-    pods.chain(gateway).collect()
+    let any = |port: &Port, owner: &str| row([&port.name, &port.mac, &"all but Pods'", &owner]);
+    let gateway = state.gateway().map(|port| any(port, "the gateway"));
+    let host = state.host().map(|port| any(port, "the node"));
+    pods.chain(gateway).chain(host).collect()
 }
 
 /// Neighbour discovery: held against its sender, and answered. Other packets pass.
@@ -275,7 +275,9 @@ pub(super) fn answerer<'s>(
     let owner = state.neighbor(target).ok_or(DropReason::UnknownNeighbor)?;
     let itself = match owner {
         Owner::Endpoint(_, port) => port == packet.ingress,
-        Owner::Gateway(_) => state.gateway().is_some_and(|port| port.id == packet.ingress),
+        Owner::Gateway(_) => {
+            [state.gateway(), state.host()].iter().flatten().any(|port| port.id == packet.ingress)
+        }
         Owner::PeerGateway(_) => false,
     };
     if itself { Err(DropReason::NeighborNoAnswer) } else { Ok(owner) }

@@ -36,6 +36,7 @@ pub struct State {
     hash_seed: u64,
     node: Option<Arc<Node>>,
     gateway: Option<Arc<Port>>,
+    host: Option<Arc<Port>>,
     uplink: Option<Arc<Port>>,
     ports: Exact<PortId, Arc<Port>>,
     port_names: Exact<Arc<str>, Arc<Port>>,
@@ -96,6 +97,7 @@ impl State {
             hash_seed,
             node: None,
             gateway: None,
+            host: None,
             uplink: None,
             ports: Exact::new(hash_seed),
             port_names: Exact::new(hash_seed),
@@ -210,6 +212,10 @@ impl State {
 
     pub(crate) fn gateway(&self) -> Option<&Port> {
         self.gateway.as_deref()
+    }
+
+    pub(crate) fn host(&self) -> Option<&Port> {
+        self.host.as_deref()
     }
 
     pub(crate) fn uplink(&self) -> Option<&Port> {

@@ -103,6 +103,7 @@ impl State {
                     self.ports.remove(&port.id);
                     match port.kind {
                         PortKind::Gateway => self.gateway = None,
+                        PortKind::Host => self.host = None,
                         PortKind::Uplink => self.uplink = None,
                         PortKind::Pod => {}
                     }
@@ -147,6 +148,7 @@ impl State {
         let port = Arc::new(port.clone());
         let single = match port.kind {
             PortKind::Gateway => Some(&mut self.gateway),
+            PortKind::Host => Some(&mut self.host),
             PortKind::Uplink => Some(&mut self.uplink),
             PortKind::Pod => None,
         };

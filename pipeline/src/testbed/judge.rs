@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::{Fate, GATEWAY, Node, UPLINK};
+use super::{Fate, GATEWAY, HOST, Node, UPLINK};
 use crate::address::Mac;
 use crate::wire::ip::Ip;
 use crate::wire::{arp, ethernet, geneve, udp};
@@ -32,7 +32,7 @@ pub fn assert_sound(node: &Node, ingress: &str, fate: &Fate) {
     assert_eq!(ip.len, payload.len(), "no padding is left");
     let answered = egress == ingress;
     match egress.as_str() {
-        GATEWAY => assert_eq!(header.destination(), node.mac(GATEWAY)),
+        GATEWAY | HOST => assert_eq!(header.destination(), node.mac(GATEWAY)),
         UPLINK => {
             assert_eq!(header.destination(), Mac::VIRTUAL);
             assert!(is_remote(ip.destination), "{ip:?}");
@@ -49,7 +49,7 @@ pub fn assert_sound(node: &Node, ingress: &str, fate: &Fate) {
         return;
     }
     match ingress {
-        GATEWAY => {}
+        GATEWAY | HOST => {}
         UPLINK => assert!(is_remote(ip.source), "{ip:?} was tunnelled"),
         pod => assert!(owns(node, pod, ip.source), "{ip:?} was sent by {pod}"),
     }

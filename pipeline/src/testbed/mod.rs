@@ -31,6 +31,7 @@ use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::describe::{Description, describe};
 use crate::learned::{Learned, WorkerMemory};
+use crate::limits::PORTS_MAX;
 use crate::packet::{Checksum, Packet};
 use crate::run::{Context, run};
 use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
@@ -45,6 +46,8 @@ pub use transactions::{CHANGE_BYTES, assert_consistent, transactions};
 pub const HEADROOM: usize = 256;
 /// The port of the node's own leg.
 pub const GATEWAY: &str = "gateway";
+/// The name of the port that the node itself sends by. It shares the gateway's MAC address.
+pub const HOST: &str = "host";
 /// The port of the node's NIC.
 pub const UPLINK: &str = "uplink";
 /// MTU of every Pod, and of what fits the tunnel.
@@ -130,6 +133,7 @@ impl Node {
             })),
             Change::Upsert(Object::Port(port(0, GATEWAY, PortKind::Gateway, GATEWAY_MAC))),
             Change::Upsert(Object::Port(port(1, UPLINK, PortKind::Uplink, UPLINK_MAC))),
+            Change::Upsert(Object::Port(port(PORTS_MAX - 1, HOST, PortKind::Host, GATEWAY_MAC))),
         ];
         for (index, pod) in pods.iter().enumerate() {
             let host_end = Mac([2, 0, 0, 1, 1, index as u8]);
@@ -186,7 +190,7 @@ impl Node {
     #[track_caller]
     pub fn mac(&self, name: &str) -> Mac {
         match name {
-            "gateway" => GATEWAY_MAC,
+            "gateway" | "host" => GATEWAY_MAC,
             "virtual" => Mac::VIRTUAL,
             pod => self.state.endpoint_of(self.state.port_by_name(pod).unwrap()).unwrap().mac,
         }

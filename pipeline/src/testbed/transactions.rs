@@ -90,8 +90,9 @@ fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
         Kind::Rule => Object::Rule(rule(name, [a, b, c, d])),
         Kind::Service => Object::Service(service(name, [a, b, c, d])),
         Kind::Port => {
-            let kind = [PortKind::Pod, PortKind::Pod, PortKind::Gateway, PortKind::Uplink]
-                [usize::from(a % 4)];
+            let kind =
+                [PortKind::Pod, PortKind::Pod, PortKind::Gateway, PortKind::Host, PortKind::Uplink]
+                    [usize::from(a % 5)];
             Object::Port(port(usize::from(b % 8), &name, kind, mac(c)))
         }
     })

@@ -1,4 +1,4 @@
-//! Tap ports: `seine-gw0`, the node's own leg into the Pod network.
+//! Tap ports: `seine-gw0` and `seine-host0`, the node's own legs into the Pod network.
 //!
 //! A persistent multi-queue tap with a virtio-net header: it survives a restart of the datapath
 //! with its addresses and routes, and carries checksums unfinished both ways. Segmentation is not
@@ -20,6 +20,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
+
+use seine_pipeline::address::Mac;
 
 use self::plain::PlainQueue;
 use self::uring::UringQueue;
@@ -45,6 +47,8 @@ pub struct TapOptions<'a> {
     pub queues: usize,
     /// Whether to use io_uring if the kernel has it.
     pub io_uring: bool,
+    /// The MAC address that it gets; `None`: it keeps what it has.
+    pub mac: Option<Mac>,
 }
 
 /// An open port.
@@ -82,6 +86,10 @@ fn open_here(region: &'static Region, options: TapOptions<'_>) -> Result<TapPort
     let mut rings = options.io_uring;
     for _ in 0..options.queues {
         let file = attach(name)?;
+        if let Some(mac) = options.mac {
+            set_mac(&file, mac)
+                .map_err(|source| kernel("setting the MAC address of the tap", name, source))?;
+        }
         configure(&file).map_err(|source| kernel("setting up the tap", name, source))?;
         let device = Device { file, region, name: name.to_owned() };
         let ring = if rings { UringQueue::ring() } else { None };
@@ -153,6 +161,21 @@ fn configure(file: &File) -> io::Result<()> {
     value(file, libc::TUNSETVNETHDRSZ, header::BYTES as libc::c_int)?;
     value(file, libc::TUNSETVNETLE, 1)?;
     command(file, libc::TUNSETOFFLOAD, libc::TUN_F_CSUM as libc::c_ulong)
+}
+
+/// Gives the tap its MAC address.
+fn set_mac(file: &File, mac: Mac) -> io::Result<()> {
+    // SAFETY: an all-zero `ifreq` is a valid one; the kernel takes the name from the open queue.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: Default::default() };
+    for (target, byte) in address.sa_data.iter_mut().zip(mac.0) {
+        *target = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = address;
+    // SAFETY: SIOCSIFHWADDR on a tap's queue reads one `ifreq`, alive across the call.
+    let answer =
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::SIOCSIFHWADDR as _, &raw mut request) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// An ioctl whose argument is the number itself.
