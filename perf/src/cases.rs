@@ -7,7 +7,9 @@ pub mod address;
 pub mod expectation;
 pub mod file;
 pub mod load;
+pub mod manifest;
 mod opinion;
+pub mod segment;
 pub mod settle;
 
 pub use opinion::{opinion, query};
