@@ -4,6 +4,7 @@
 //! and for where our copies come from.
 
 pub mod address;
+pub mod desired;
 pub mod expectation;
 pub mod file;
 pub mod load;
