@@ -8,8 +8,9 @@ use crate::wire::ip::Ip;
 use crate::wire::ipv6::Fragment;
 use crate::wire::{icmp, sctp, tcp, u16_at, udp};
 
-/// Source and destination of a packet. For ICMP queries both ports are the identifier; for
-/// protocols without ports both are 0.
+/// Source and destination of a packet. Of an ICMP query the source port is the identifier, of its
+/// answer the destination port: so two that ask each other do not get in each other's way. All
+/// other ports of protocols without ports are 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Tuple {
     /// From whom.
@@ -29,18 +30,18 @@ impl Tuple {
     /// is not whole. The ports of a later fragment are not in it: they are given as 0.
     pub fn of(ip: &Ip, bytes: &[u8]) -> Option<Tuple> {
         let port = |offset| u16_at(bytes, ip.upper + offset);
-        let query = |kind| match ip.source {
-            IpAddr::V4(_) => icmp::is_query_v4(kind),
-            IpAddr::V6(_) => icmp::is_query_v6(kind),
-        };
         let (source_port, destination_port) = match ip.protocol {
             _ if ip.fragment == Fragment::Later => (0, 0),
             tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL => (port(0)?, port(2)?),
-            _ if ip.icmp_type(bytes).is_some_and(query) => {
-                let identifier = port(icmp::IDENTIFIER_OFFSET)?;
-                (identifier, identifier)
-            }
-            _ => (0, 0),
+            _ => match ip.icmp_type(bytes) {
+                Some(kind) if icmp::is_query(ip.is_v6(), kind) => {
+                    (port(icmp::IDENTIFIER_OFFSET)?, 0)
+                }
+                Some(kind) if icmp::is_answer(ip.is_v6(), kind) => {
+                    (0, port(icmp::IDENTIFIER_OFFSET)?)
+                }
+                _ => (0, 0),
+            },
         };
         let Ip { source, destination, protocol, .. } = *ip;
         Some(Tuple { source, destination, protocol, source_port, destination_port })

@@ -34,19 +34,15 @@ pub(crate) fn destination(
 }
 
 /// Sends the packet from this address and port instead; of an ICMP query the port is the
-/// identifier, and that of what has none is not used.
+/// identifier; that of what has none is not used.
 pub(crate) fn source(
     packet: &mut Packet<'_>,
     address: IpAddr,
     port: u16,
 ) -> Result<(), DropReason> {
     let from = packet.facts.tuple.ok_or(DropReason::Malformed)?;
-    let to = match (from.has_ports(), from.source_port) {
-        (true, _) => Tuple { source_port: port, ..from },
-        (false, 0) => from,
-        (false, _) => Tuple { source_port: port, destination_port: port, ..from },
-    };
-    both(packet, Tuple { source: address, ..to })
+    let port = if from.has_ports() || from.source_port != 0 { port } else { 0 };
+    both(packet, Tuple { source: address, source_port: port, ..from })
 }
 
 /// Makes the packet one from and to these addresses and ports.
@@ -207,7 +203,9 @@ fn set_ports(bytes: &mut [u8], upper: usize, to: &Tuple) -> Option<Difference> {
 
 /// Sets the identifier of an ICMP query; gives the difference that makes.
 fn set_identifier(bytes: &mut [u8], upper: usize, from: &Tuple, to: &Tuple) -> Difference {
-    let (old, new) = (from.source_port, to.source_port);
+    // One of the two ports is the identifier, and the other is 0.
+    let identifier = |tuple: &Tuple| tuple.source_port | tuple.destination_port;
+    let (old, new) = (identifier(from), identifier(to));
     if old != new {
         let _ = put(bytes, upper + icmp::IDENTIFIER_OFFSET, &new.to_be_bytes());
     }

@@ -112,7 +112,7 @@ fn tuple(v6: bool, protocol: u8, ends: ([u8; 32], [u16; 2])) -> Tuple {
     let (source, destination) = (address(0), address(16));
     let mut it = Tuple { source, destination, protocol, source_port, destination_port };
     if query {
-        destination_port = source_port;
+        destination_port = 0;
     }
     it.destination_port = destination_port;
     if !query && !it.has_ports() {

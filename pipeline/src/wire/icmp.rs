@@ -17,15 +17,21 @@ pub const ECHO_REQUEST_V4: u8 = 8;
 /// An ICMPv6 echo request.
 pub const ECHO_REQUEST_V6: u8 = 128;
 
-/// Whether an ICMP message asks or answers: such messages have an identifier (RFC 792: echo,
-/// timestamp, information; RFC 950: address mask).
-pub fn is_query_v4(kind: u8) -> bool {
-    matches!(kind, 0 | 8 | 13..=18)
+/// Whether a message asks: it has an identifier, which its answer repeats (RFC 792: echo, timestamp,
+/// information; RFC 950: address mask; RFC 4443: echo).
+pub fn is_query(v6: bool, kind: u8) -> bool {
+    if v6 { kind == ECHO_REQUEST_V6 } else { matches!(kind, ECHO_REQUEST_V4 | 13 | 15 | 17) }
 }
 
-/// Whether an ICMPv6 message asks or answers: echo (RFC 4443 section 4).
-pub fn is_query_v6(kind: u8) -> bool {
-    matches!(kind, 128 | 129)
+/// Whether a message is the answer to a query.
+pub fn is_answer(v6: bool, kind: u8) -> bool {
+    if v6 { kind == 129 } else { matches!(kind, 0 | 14 | 16 | 18) }
+}
+
+/// Whether a message tells a sender what became of a packet, and quotes it. A redirect does, too,
+/// but only a router on the sender's own link may send one.
+pub fn is_report(v6: bool, kind: u8) -> bool {
+    if v6 { matches!(kind, 1..=4) } else { matches!(kind, 3 | 4 | 11 | 12) }
 }
 
 /// Whether an ICMP type is an error: no error is ever sent about one (RFC 1122 section 3.2.2).

@@ -6,6 +6,8 @@ use super::{bytes_at, put, u16_at};
 pub const PROTOCOL: u8 = 6;
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
+/// Bytes from the header to the flags.
+pub const FLAGS_OFFSET: usize = 13;
 /// Bytes from the header to the checksum.
 pub const CHECKSUM_OFFSET: usize = 16;
 /// The flag of a sender's last byte.
