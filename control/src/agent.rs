@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seine_datapath_api::v1;
+use seine_datapath_api::v1::object_id::Kind;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -22,6 +23,9 @@ use crate::watch::manifests;
 
 /// How long to wait before something that failed for reasons of its own is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// What follows from the Nodes of the cluster.
+const NETWORK: [Kind; 2] = [Kind::Node, Kind::Peer];
 
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +157,7 @@ impl Agent {
             let known = cluster.borrow_and_update().clone();
             match self.network(&known, hello) {
                 Ok(network) => {
-                    self.session.replace_network(network.objects());
+                    self.session.replace(&NETWORK, network.objects());
                     self.announce(network, hello, ports);
                     return Ok(());
                 }
@@ -218,14 +222,14 @@ impl Agent {
                     continue;
                 }
             };
-            let (upserts, deletes) = self.session.replace_network(network.objects());
+            let difference = self.session.replace(&NETWORK, network.objects());
             self.announce(network, &hello, facts.ports.clone());
-            if upserts.is_empty() && deletes.is_empty() {
+            if difference.is_empty() {
                 continue;
             }
-            let counts = (upserts.len(), deletes.len());
-            match self.session.change(upserts, deletes).await {
-                Ok(()) => info!(changed = counts.0, removed = counts.1, "nodes in force"),
+            let changed = difference.len();
+            match self.session.change(difference).await {
+                Ok(()) => info!(changed, "nodes in force"),
                 Err(error) => error!("the changed nodes are not in force: {error}"),
             }
         }

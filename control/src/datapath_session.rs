@@ -9,9 +9,10 @@
 //! ends when the process does: a gRPC channel would quietly connect again to the next process,
 //! which has no ports.
 
+mod apply;
+mod desired;
 mod transaction;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +25,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use transaction::{identify, parts};
+use crate::compile::Difference;
+use desired::Desired;
 
 /// A datapath that does not answer within this is taken for dead, and the session starts again.
 /// Publishing takes milliseconds; seconds mean a stuck worker.
@@ -68,19 +70,19 @@ pub enum SessionState {
     InForce(Arc<v1::HelloReply>),
 }
 
-/// Names an object.
-pub type ObjectKey = (v1::object_id::Kind, String);
-
-#[derive(Default)]
-struct Desired {
-    objects: BTreeMap<ObjectKey, v1::Object>,
-    ports: BTreeSet<String>,
+struct Change {
+    difference: Difference,
+    acknowledge: oneshot::Sender<Result<(), SessionError>>,
 }
 
-struct Change {
-    upserts: Vec<v1::Object>,
-    deletes: Vec<ObjectKey>,
-    acknowledge: oneshot::Sender<Result<(), SessionError>>,
+/// A change that is on its way.
+pub struct Submitted(oneshot::Receiver<Result<(), SessionError>>);
+
+impl Submitted {
+    /// Waits until it is in force in every worker.
+    pub async fn in_force(self) -> Result<(), SessionError> {
+        self.0.await.unwrap_or_else(|_| Err(SessionError::Away("it has just gone".into())))
+    }
 }
 
 #[derive(Clone)]
@@ -147,69 +149,43 @@ impl Session {
 
     /// Adds to what is desired, without sending it: what was attached before the agent started.
     pub fn desire(&self, endpoint: v1::Object, port: &str) {
-        let mut desired = self.desired();
-        desired.objects.insert(identify(&endpoint), endpoint);
-        desired.ports.insert(port.into());
+        self.desired().add(endpoint, port);
     }
 
-    /// Replaces the desired Node and Peers, without sending them. Returns what that changed, for
-    /// [`Session::change`].
-    pub fn replace_network(&self, objects: Vec<v1::Object>) -> (Vec<v1::Object>, Vec<ObjectKey>) {
-        use v1::object_id::Kind;
-        let mut desired = self.desired();
-        let wanted: BTreeMap<ObjectKey, v1::Object> =
-            objects.into_iter().map(|object| (identify(&object), object)).collect();
-        let deletes: Vec<ObjectKey> = desired
-            .objects
-            .keys()
-            .filter(|key| matches!(key.0, Kind::Node | Kind::Peer) && !wanted.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in &deletes {
-            desired.objects.remove(key);
-        }
-        let mut upserts = Vec::new();
-        for (key, object) in wanted {
-            if desired.objects.get(&key) != Some(&object) {
-                upserts.push(object.clone());
-                desired.objects.insert(key, object);
-            }
-        }
-        (upserts, deletes)
+    /// Replaces the desired objects of some kinds, without sending them. Returns what that changed,
+    /// for [`Session::submit`]. What the datapath has refused is left out until it changes.
+    pub fn replace(&self, kinds: &[v1::object_id::Kind], objects: Vec<v1::Object>) -> Difference {
+        self.desired().replace(kinds, objects)
     }
 
-    /// Changes what is desired and waits until it is in force in every worker; for that a session
-    /// must be in force already. After an error
-    /// other than a refusal it is unknown whether it is in force; it stays desired all the same,
-    /// so a caller that gives up must take it back.
-    pub async fn change(
-        &self,
-        upserts: Vec<v1::Object>,
-        deletes: Vec<ObjectKey>,
-    ) -> Result<(), SessionError> {
+    /// Changes what is desired and sends it; for that a session must be in force already. Changes
+    /// come into force in the order of these calls.
+    ///
+    /// After an error other than a refusal it is unknown whether it is in force; it stays desired
+    /// all the same, so a caller that gives up must take it back. A group, rule or Service that the
+    /// datapath refuses is left out and reported, and the rest comes into force.
+    pub fn submit(&self, mut difference: Difference) -> Result<Submitted, SessionError> {
         let (acknowledge, acknowledged) = oneshot::channel();
-        {
-            // Under one lock, so that the queue and what is desired agree on the order.
-            let mut desired = self.desired();
-            for key in &deletes {
-                desired.objects.remove(key);
+        // Under one lock, so that the queue and what is desired agree on the order.
+        let mut desired = self.desired();
+        desired.apply(&mut difference);
+        match &*self.state.borrow() {
+            SessionState::Away(reason) => return Err(SessionError::Away(reason.clone())),
+            // Waiting could take for ever: this node may not be known yet.
+            SessionState::Connected(_) => {
+                return Err(SessionError::Away("it is being synchronised".into()));
             }
-            for object in &upserts {
-                desired.objects.insert(identify(object), object.clone());
-            }
-            match &*self.state.borrow() {
-                SessionState::Away(reason) => return Err(SessionError::Away(reason.clone())),
-                // Waiting could take for ever: this node may not be known yet.
-                SessionState::Connected(_) => {
-                    return Err(SessionError::Away("it is being synchronised".into()));
-                }
-                SessionState::InForce(_) => {}
-            }
-            self.changes
-                .try_send(Change { upserts, deletes, acknowledge })
-                .map_err(|_| SessionError::Busy)?;
+            SessionState::InForce(_) => {}
         }
-        acknowledged.await.unwrap_or_else(|_| Err(SessionError::Away("it has just gone".into())))
+        self.changes
+            .try_send(Change { difference, acknowledge })
+            .map_err(|_| SessionError::Busy)?;
+        Ok(Submitted(acknowledged))
+    }
+
+    /// Submits a change and waits until it is in force in every worker.
+    pub async fn change(&self, difference: Difference) -> Result<(), SessionError> {
+        self.submit(difference)?.in_force().await
     }
 
     /// Opens a port on the device of that name, now and after every reconnection.
@@ -314,9 +290,7 @@ impl Session {
                 warn!(port = name, "a recorded port did not open: {error}");
             }
         }
-        let upserts: Vec<v1::Object> = self.desired().objects.values().cloned().collect();
-        let mode = v1::transaction_part::Mode::Full;
-        let reply = self.apply(connected, mode, upserts, Vec::new()).await?;
+        let reply = self.apply_all(connected).await?;
         info!(
             revision = reply.revision,
             added = reply.added,
@@ -360,72 +334,6 @@ impl Session {
             }
         }
     }
-
-    /// Applies changes as one transaction; if that is refused, one by one, so that a bad change
-    /// fails alone. An error means that the session is lost.
-    async fn apply_batch(
-        &self,
-        connected: &mut Connected,
-        batch: Vec<Change>,
-    ) -> Result<(), SessionError> {
-        let mode = v1::transaction_part::Mode::Delta;
-        if batch.len() > 1 {
-            // The last word on each object counts.
-            let mut merged: BTreeMap<ObjectKey, Option<v1::Object>> = BTreeMap::new();
-            for change in &batch {
-                merged.extend(change.deletes.iter().map(|key| (key.clone(), None)));
-                merged.extend(change.upserts.iter().map(|o| (identify(o), Some(o.clone()))));
-            }
-            let mut upserts = Vec::new();
-            let mut deletes = Vec::new();
-            for (key, object) in merged {
-                match object {
-                    Some(object) => upserts.push(object),
-                    None => deletes.push(key),
-                }
-            }
-            match self.apply(connected, mode, upserts, deletes).await {
-                Ok(_) => {
-                    for change in batch {
-                        let _ = change.acknowledge.send(Ok(()));
-                    }
-                    return Ok(());
-                }
-                Err(error @ SessionError::Refused { .. }) if !lost(&error) => {}
-                Err(error) => {
-                    for change in batch {
-                        let _ = change.acknowledge.send(Err(error.clone()));
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        for change in batch {
-            let result = self.apply(connected, mode, change.upserts, change.deletes).await;
-            let ended = result.as_ref().err().filter(|error| lost(error)).cloned();
-            let _ = change.acknowledge.send(result.map(|_| ()));
-            if let Some(error) = ended {
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    async fn apply(
-        &self,
-        connected: &mut Connected,
-        mode: v1::transaction_part::Mode,
-        upserts: Vec<v1::Object>,
-        deletes: Vec<ObjectKey>,
-    ) -> Result<v1::TransactionReply, SessionError> {
-        connected.revision += 1;
-        let session = connected.connection.session;
-        let parts = parts(session, connected.revision, mode, upserts, deletes);
-        let mut client = connected.connection.client.clone();
-        let reply = timed("apply a transaction", client.apply(tokio_stream::iter(parts))).await?;
-        connected.revision = connected.revision.max(reply.revision);
-        Ok(reply)
-    }
 }
 
 impl Connected {
@@ -468,7 +376,15 @@ async fn timed<T>(
     action: &str,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, SessionError> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+    timed_within(CALL_TIMEOUT, action, call).await
+}
+
+async fn timed_within<T>(
+    limit: Duration,
+    action: &str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, SessionError> {
+    match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => match status.code() {
             tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown => {
@@ -480,9 +396,8 @@ async fn timed<T>(
                 code,
             }),
         },
-        Err(_) => Err(SessionError::Away(format!(
-            "no answer within {} s to: {action}",
-            CALL_TIMEOUT.as_secs()
-        ))),
+        Err(_) => {
+            Err(SessionError::Away(format!("no answer within {} s to: {action}", limit.as_secs())))
+        }
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::attachments::{Attachment, AttachmentKey, Attachments};
-use crate::compile::{LocalNode, endpoint};
+use crate::compile::{Difference, LocalNode, endpoint};
 use crate::datapath_session::{Session, SessionError, SessionState};
 use crate::model::{Mac, PodName};
 use crate::namespace::Namespace;
@@ -310,7 +310,9 @@ impl Attacher {
         let (made, (recorded, record)) = tokio::join!(made, recorded);
         let (host_mac, link, port) = made?;
         recorded?;
-        self.session.change(vec![endpoint(attachment)], Vec::new()).await?;
+        let mut difference = Difference::new();
+        difference.put(endpoint(attachment));
+        self.session.change(difference).await?;
         debug!(key = %attachment.key, ?record, ?link, ?port, endpoint = ?start.elapsed(),
             "the steps of the attachment were done after");
         Ok(Attached { attachment: attachment.clone(), host_mac, addresses })
@@ -318,8 +320,9 @@ impl Attacher {
 
     /// Takes everything of an attachment away, in the order that keeps its address safe.
     async fn detach(&self, attachment: &Attachment) -> Result<(), AttachError> {
-        let name = (v1::object_id::Kind::Endpoint, attachment.endpoint.clone());
-        let forgotten = self.session.change(Vec::new(), vec![name]).await;
+        let mut difference = Difference::new();
+        difference.delete((v1::object_id::Kind::Endpoint, attachment.endpoint.clone()));
+        let forgotten = self.session.change(difference).await;
         let closed = self.session.close_port(&attachment.port).await;
         self.delete_link(&attachment.port).await?;
         match forgotten.and(closed) {

@@ -1,6 +1,7 @@
 //! The model becomes objects of the datapath. Pure, one file a feature.
 
 mod address_range;
+mod difference;
 mod group;
 mod network_policy;
 mod node;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 use seine_datapath_api::v1;
 
 use crate::model::{Cluster, PodName};
+pub use difference::{Changes, Difference, ObjectKey, Objects, difference, identify, names};
 pub use network_policy::policies;
 pub use node::{LocalNode, NodeError, NodeNetwork, PeerNode, Underlay, node_network};
 pub use pod_connectivity::endpoint;

@@ -3,32 +3,17 @@
 use prost::Message;
 use seine_datapath_api::v1;
 
-use super::ObjectKey;
+use crate::compile::Changes;
 
 /// A quarter of the limit, so that the last object of a part never reaches it.
 const PART_BYTES_MAX: usize = 1 << 20;
-
-/// The kind and name of an object.
-pub(super) fn identify(object: &v1::Object) -> ObjectKey {
-    use v1::object_id::Kind;
-    match &object.kind {
-        Some(v1::object::Kind::Node(node)) => (Kind::Node, node.name.clone()),
-        Some(v1::object::Kind::Peer(peer)) => (Kind::Peer, peer.name.clone()),
-        Some(v1::object::Kind::Endpoint(endpoint)) => (Kind::Endpoint, endpoint.name.clone()),
-        Some(v1::object::Kind::Group(group)) => (Kind::Group, group.name.clone()),
-        Some(v1::object::Kind::Rule(rule)) => (Kind::Rule, rule.name.clone()),
-        Some(v1::object::Kind::Service(service)) => (Kind::Service, service.name.clone()),
-        None => (Kind::Unspecified, String::new()),
-    }
-}
 
 /// Splits a transaction. There is always a last part, even for a transaction of nothing.
 pub(super) fn parts(
     session: u64,
     revision: u64,
     mode: v1::transaction_part::Mode,
-    upserts: Vec<v1::Object>,
-    deletes: Vec<ObjectKey>,
+    changes: Changes,
 ) -> Vec<v1::TransactionPart> {
     let empty = v1::TransactionPart {
         session,
@@ -42,7 +27,7 @@ pub(super) fn parts(
     let mut parts = Vec::new();
     let mut part = empty.clone();
     let mut bytes = 0;
-    for key in deletes {
+    for key in changes.deletes {
         let id = v1::ObjectId { kind: key.0.into(), name: key.1 };
         bytes += id.encoded_len();
         part.deletes.push(id);
@@ -51,9 +36,17 @@ pub(super) fn parts(
             bytes = 0;
         }
     }
-    for object in upserts {
+    for object in changes.upserts {
         bytes += object.encoded_len();
         part.upserts.push(object);
+        if bytes > PART_BYTES_MAX {
+            parts.push(std::mem::replace(&mut part, empty.clone()));
+            bytes = 0;
+        }
+    }
+    for delta in changes.group_deltas {
+        bytes += delta.encoded_len();
+        part.group_deltas.push(delta);
         if bytes > PART_BYTES_MAX {
             parts.push(std::mem::replace(&mut part, empty.clone()));
             bytes = 0;
@@ -78,7 +71,7 @@ mod tests {
         };
         let upserts: Vec<_> = (0..3000).map(object).collect();
         let mode = v1::transaction_part::Mode::Full;
-        let parts = parts(1, 2, mode, upserts, Vec::new());
+        let parts = parts(1, 2, mode, Changes { upserts, ..Changes::default() });
         assert_eq!(parts.len(), 3);
         assert_eq!(parts.iter().map(|part| part.upserts.len()).sum::<usize>(), 3000);
         assert!(parts.iter().all(|part| part.encoded_len() < 4 << 20));
@@ -88,7 +81,7 @@ mod tests {
     #[test]
     fn a_transaction_of_nothing_still_ends() {
         let mode = v1::transaction_part::Mode::Full;
-        let parts = parts(1, 2, mode, Vec::new(), Vec::new());
+        let parts = parts(1, 2, mode, Changes::default());
         assert!(matches!(parts.as_slice(), [part] if part.last));
     }
 }
