@@ -7,8 +7,12 @@ use std::sync::Arc;
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
-/// Parts of the table. A change copies one: kilobytes, in a table of a hundred thousand entries.
-const CHUNKS: usize = 256;
+/// Entries of a chunk, on average, before there are twice as many chunks: few, for a change copies
+/// one chunk.
+const CHUNK_ENTRIES: usize = 32;
+/// Most chunks: a change also copies the list of them. In a table of a hundred thousand entries
+/// both together are kilobytes.
+const CHUNKS_MAX: usize = 1024;
 
 type Chunk<K, E> = Arc<HashTable<(K, E)>>;
 
@@ -23,9 +27,7 @@ pub struct Exact<K, E> {
 impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
     /// An empty table; the seed keys its hash.
     pub fn new(seed: u64) -> Exact<K, E> {
-        let empty = Arc::new(HashTable::new());
-        let chunks = std::iter::repeat_n(empty, CHUNKS).collect();
-        Exact { hasher: FixedState::with_seed(seed), chunks, len: 0 }
+        Exact { hasher: FixedState::with_seed(seed), chunks: Arc::default(), len: 0 }
     }
 
     /// The entry of this key.
@@ -34,18 +36,32 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
         K: Borrow<Q>,
     {
         let hash = self.hasher.hash_one(key);
-        let chunk = self.chunks.get(chunk_of(hash))?;
+        let chunk = self.chunks.get(self.chunk_of(hash))?;
         chunk.find(hash, |(known, _)| known.borrow() == key).map(|(_, entry)| entry)
+    }
+
+    /// The entry of this key, to be changed: its chunk is copied if it is shared.
+    pub fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut E>
+    where
+        K: Borrow<Q>,
+    {
+        self.get(key)?;
+        let hash = self.hasher.hash_one(key);
+        let entry = self.chunk_mut(hash)?.find_mut(hash, |(known, _)| known.borrow() == key);
+        entry.map(|(_, entry)| entry)
     }
 
     /// Adds or replaces an entry; gives back the one that was there.
     pub fn insert(&mut self, key: K, entry: E) -> Option<E> {
         let hash = self.hasher.hash_one(&key);
-        let chunk = Arc::make_mut(Arc::make_mut(&mut self.chunks).get_mut(chunk_of(hash))?);
-        if let Some((_, old)) = chunk.find_mut(hash, |(known, _)| *known == key) {
+        if let Some(old) = self.get_mut(&key) {
             return Some(std::mem::replace(old, entry));
         }
+        if self.len >= self.chunks.len() * CHUNK_ENTRIES && self.chunks.len() < CHUNKS_MAX {
+            self.grow();
+        }
         let hasher = self.hasher.clone();
+        let chunk = self.chunk_mut(hash)?;
         chunk.insert_unique(hash, (key, entry), |(known, _)| hasher.hash_one(known));
         self.len += 1;
         None
@@ -58,7 +74,7 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
     {
         self.get(key)?;
         let hash = self.hasher.hash_one(key);
-        let chunk = Arc::make_mut(Arc::make_mut(&mut self.chunks).get_mut(chunk_of(hash))?);
+        let chunk = self.chunk_mut(hash)?;
         let found = chunk.find_entry(hash, |(known, _)| known.borrow() == key).ok()?;
         let ((_, entry), _) = found.remove();
         self.len -= 1;
@@ -79,11 +95,32 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
     pub fn iter(&self) -> impl Iterator<Item = (&K, &E)> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|(key, entry)| (key, entry))
     }
-}
 
-/// The chunk of a hash: by bits that the chunk itself uses neither for its slots nor its tags.
-const fn chunk_of(hash: u64) -> usize {
-    (hash >> 40) as usize % CHUNKS
+    /// The chunk of a hash: by bits that the chunk itself uses neither for its slots nor its tags.
+    /// There are a power of two of them, or none and then no chunk is found.
+    fn chunk_of(&self, hash: u64) -> usize {
+        (hash >> 40) as usize & self.chunks.len().wrapping_sub(1)
+    }
+
+    fn chunk_mut(&mut self, hash: u64) -> Option<&mut HashTable<(K, E)>> {
+        let index = self.chunk_of(hash);
+        Some(Arc::make_mut(Arc::make_mut(&mut self.chunks).get_mut(index)?))
+    }
+
+    /// Spreads the entries over twice as many chunks.
+    fn grow(&mut self) {
+        let old = std::mem::take(&mut self.chunks);
+        let count = (2 * old.len()).max(1);
+        self.chunks = (0..count).map(|_| Arc::default()).collect();
+        let hasher = self.hasher.clone();
+        for (key, entry) in old.iter().flat_map(|chunk| chunk.iter()) {
+            let hash = hasher.hash_one(key);
+            if let Some(chunk) = self.chunk_mut(hash) {
+                let entry = (key.clone(), entry.clone());
+                chunk.insert_unique(hash, entry, |(known, _)| hasher.hash_one(known));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +161,18 @@ mod tests {
                 prop_assert_eq!(&all, naive);
             }
         }
+    }
+
+    #[test]
+    fn a_small_table_is_small_and_a_large_one_has_many_chunks() {
+        let mut table = Exact::new(7);
+        assert_eq!(table.chunks.len(), 0);
+        table.insert(0, ());
+        assert_eq!(table.chunks.len(), 1);
+        (0..100_000u32).for_each(|key| assert_eq!(table.insert(key, ()), (key == 0).then_some(())));
+        assert_eq!(table.chunks.len(), CHUNKS_MAX);
+        let most = table.chunks.iter().map(|chunk| chunk.len()).max();
+        assert!(most < Some(200), "{most:?} of about 98 each");
     }
 
     #[test]
