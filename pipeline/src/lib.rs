@@ -45,6 +45,13 @@ pub mod wire;
 use stage::arp_responder::ArpResponder;
 use stage::classifier::{Classifier, PipelineRootClassifier};
 use stage::conntrack_state::{ConntrackState, ConntrackZone};
+use stage::egress_security::{
+    ANTREA_POLICY_EGRESS_RULE, EGRESS_DEFAULT_RULE, EGRESS_METRIC, EGRESS_RULE,
+};
+use stage::ingress_security::{
+    ANTREA_POLICY_INGRESS_RULE, INGRESS_DEFAULT_RULE, INGRESS_METRIC, INGRESS_RULE,
+    IngressSecurityClassifier,
+};
 use stage::output::Output;
 use stage::routing::{L3DecTtl, L3Forwarding};
 use stage::switching::L2ForwardingCalc;
@@ -57,8 +64,22 @@ pub const STAGES: &[Stage] = &[
     stage("Validation", &[&ArpSpoofGuard, &SpoofGuard, &Ipv6]),
     stage("ArpResponder", &[&ArpResponder]),
     stage("ConntrackState", &[&ConntrackZone, &ConntrackState]),
+    stage(
+        "EgressSecurity",
+        &[&ANTREA_POLICY_EGRESS_RULE, &EGRESS_RULE, &EGRESS_DEFAULT_RULE, &EGRESS_METRIC],
+    ),
     stage("Routing", &[&L3Forwarding, &L3DecTtl]),
     stage("Switching", &[&L2ForwardingCalc]),
+    stage(
+        "IngressSecurity",
+        &[
+            &IngressSecurityClassifier,
+            &ANTREA_POLICY_INGRESS_RULE,
+            &INGRESS_RULE,
+            &INGRESS_DEFAULT_RULE,
+            &INGRESS_METRIC,
+        ],
+    ),
     stage("Output", &[&Output]),
 ];
 

@@ -13,8 +13,16 @@ pub const PEERS_MAX: usize = 8192;
 /// Groups that rules can name: one for each selector of the cluster's policies.
 pub const GROUPS_MAX: usize = 1 << 17;
 
-/// Rules on one node. 40,000 policies are aimed at, most of one or two rules.
+/// Members of all groups together. 150,000 addresses are aimed at, each in a few groups.
+pub const MEMBERS_MAX: usize = 1 << 22;
+
+/// Rules on one node. 40,000 policies are aimed at, most of one or two rules. A power of two: the
+/// number of a rule has its slot in the lower bits.
 pub const RULES_MAX: usize = 1 << 18;
+
+/// Entries that rules make together: one for each Endpoint that a rule applies to, each group of
+/// its peers and each kind of traffic. An entry is a hundred bytes or two.
+pub const RULE_ENTRIES_MAX: usize = 1 << 21;
 
 /// Ports of Services. Kubernetes is tested up to 10,000 Services.
 pub const SERVICES_MAX: usize = 1 << 16;

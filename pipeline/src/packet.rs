@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyId;
 use crate::connection::{Connection, ConnectionId, Direction, RuleId, ServiceId, Tuple};
+use crate::state::Action;
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::Ip;
@@ -76,6 +77,15 @@ pub enum Tracking {
     },
 }
 
+/// A rule's answer to a packet that may not pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Denied {
+    /// The rule.
+    pub rule: RuleId,
+    /// Whether it drops, refuses or isolates.
+    pub action: Action,
+}
+
 /// What the stages learnt about a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
@@ -108,6 +118,8 @@ pub struct Facts {
     pub egress_rule: Option<RuleId>,
     /// The rule that let the receiver receive it.
     pub ingress_rule: Option<RuleId>,
+    /// The rule that denied it (Antrea's register 0, bit 10, and register 3).
+    pub denied: Option<Denied>,
     /// Whether it was routed here, so that its MAC addresses were rewritten.
     pub routed: bool,
     /// Largest IP packet that what it is sent by takes, in bytes; set by `L3Forwarding`.

@@ -17,7 +17,6 @@ use crate::wire::tcp;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Rejection {
     /// A rule forbids it: "administratively prohibited".
-    #[allow(dead_code, reason = "rules come to the pipeline with their tables")]
     Prohibited,
     /// Nobody serves what it was sent to: "port unreachable".
     #[allow(dead_code, reason = "Services come to the pipeline with their tables")]
@@ -26,7 +25,6 @@ pub(crate) enum Rejection {
 
 /// Turns the packet into the answer that refuses it, or drops it under this reason where there must
 /// be no answer.
-#[allow(dead_code, reason = "called by tables that are not there yet")]
 pub(crate) fn reject(
     packet: &mut Packet<'_>,
     context: &mut Context<'_>,

@@ -117,6 +117,14 @@ reasons! {
     SpoofedTunnelSource,
     /// Tunnelled to this node, but the inner destination is not one of its own.
     TunnelTransit,
+    /// A rule denies the Pod to send it.
+    EgressPolicy,
+    /// A Kubernetes policy isolates the sender, and none allows it.
+    EgressIsolation,
+    /// A rule denies the Pod to receive it.
+    IngressPolicy,
+    /// A Kubernetes policy isolates the receiver, and none allows it.
+    IngressIsolation,
     /// The underlay's next hop for the peer is not resolved yet.
     NoNextHop,
     /// The egress port would be the ingress port.

@@ -45,9 +45,18 @@ fn a_described_packet_is_explained_from_table_to_table() {
             ("SpoofGuard", "default/a/eth0 owns 10.10.1.2"),
             ("ConntrackZone", "10.10.1.2:40000 > 10.10.1.3:80"),
             ("ConntrackState", "new"),
+            ("AntreaPolicyEgressRule", ""),
+            ("EgressRule", ""),
+            ("EgressDefaultRule", ""),
+            ("EgressMetric", ""),
             ("L3Forwarding", "default/b/eth0 owns 10.10.1.3"),
             ("L3DecTTL", "switched, not routed: no hop"),
             ("L2ForwardingCalc", "02:00:00:01:00:03 is default/b/eth0"),
+            ("IngressSecurityClassifier", ""),
+            ("AntreaPolicyIngressRule", ""),
+            ("IngressRule", ""),
+            ("IngressDefaultRule", ""),
+            ("IngressMetric", ""),
             ("Output", "port b"),
         ]
     );

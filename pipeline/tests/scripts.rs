@@ -10,7 +10,11 @@
 //! send udp|tcp|ping|who-has [v6] from X to Y [source S] [source-mac N] [mac N] [ttl T] [bytes B]
 //!      [fragmentable] [set OFFSET HEX] [resum]     resum: sum the outer IPv4 header again
 //! lose next-hop                       the underlay no longer knows the peer's next hop
-//! delete endpoint|node|port NAME
+//! delete endpoint|node|port|group|rule NAME
+//! group NAME ADDRESS...               an address, a range or the name of a Pod
+//! members NAME +ADDRESS... -ADDRESS...
+//! rule NAME egress|ingress antrea|kubernetes|default RANK allow|drop|reject|pass|isolate
+//!      of GROUP... [peer GROUP...] [is TRAFFIC...]   traffic: tcp, udp:53, tcp:80-90, icmp:8
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -21,6 +25,8 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{Change, Kind, ObjectId};
 use seine_pipeline::testbed::{Fate, Node, Probe, ping, tcp, udp, who_has};
+
+mod policy;
 
 #[test]
 fn every_script_comes_out_as_it_is_written() {
@@ -69,10 +75,13 @@ fn play(script: &str) -> String {
                     "endpoint" => Kind::Endpoint,
                     "node" => Kind::Node,
                     "port" => Kind::Port,
+                    "group" => Kind::Group,
+                    "rule" => Kind::Rule,
                     other => panic!("{other}: no such kind"),
                 };
                 node.apply(&[Change::Delete(ObjectId { kind, name: (*name).to_owned() })]);
             }
+            ["group" | "members" | "rule", ..] => node.apply(&[policy::change(&node, &words)]),
             ["send", words @ ..] => played.push_str(&send(&mut node, words)),
             _ => panic!("not understood: {line}"),
         }

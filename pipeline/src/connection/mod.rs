@@ -10,6 +10,7 @@ mod progress;
 pub use key::{Direction, FlowKey, Ingress, Tuple};
 pub use progress::Progress;
 
+use crate::limits::RULES_MAX;
 use crate::packet::PacketSource;
 
 /// The index of a connection in its table. Another connection may have it later.
@@ -20,6 +21,26 @@ pub struct ConnectionId(pub u32);
 /// long as the rule is installed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// Bits that say which slot; the others count how often it was used before.
+    const SLOT_BITS: u32 = RULES_MAX.ilog2();
+
+    /// The number of a slot that was used so often before.
+    pub const fn new(slot: u32, generation: u32) -> RuleId {
+        RuleId(generation << Self::SLOT_BITS | slot & (RULES_MAX as u32 - 1))
+    }
+
+    /// Which place for a rule it has: below [`RULES_MAX`].
+    pub const fn slot(self) -> u32 {
+        self.0 & (RULES_MAX as u32 - 1)
+    }
+
+    /// How often the slot was used before; it begins anew when the bits are used up.
+    pub const fn generation(self) -> u32 {
+        self.0 >> Self::SLOT_BITS
+    }
+}
 
 /// Identifies an installed Service, as [`RuleId`] does a rule.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -17,7 +17,7 @@ use crate::state::State;
 use crate::verdict::{DropReason, Verdict};
 
 /// Where a packet of a connection under way goes on: behind all that only its first had to pass.
-const UNDER_WAY: TableId = TableId::L3Forwarding;
+const UNDER_WAY: TableId = TableId::EgressMetric;
 
 /// Finds the packet's connection, and translates what is known of it.
 pub struct ConntrackZone;

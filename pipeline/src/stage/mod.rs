@@ -6,6 +6,9 @@
 pub mod arp_responder;
 pub mod classifier;
 pub mod conntrack_state;
+pub mod egress_security;
+pub mod ingress_security;
+mod judgement;
 pub mod output;
 pub mod routing;
 pub mod switching;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Endpoint, Kind, Node, Object, Peer, Refusal};
+use super::{Endpoint, Kind, Node, Object, Peer, Refusal, policies};
 use crate::address::Mac;
 
 /// RFC 8200 section 5: every link that carries IPv6 takes packets of this size.
@@ -39,7 +39,9 @@ pub(super) fn alone(object: &Object) -> Result<(), Refusal> {
         }
         Object::Endpoint(endpoint) => endpoint_alone(endpoint),
         Object::Port(port) => station(kind, name, port.mac),
-        Object::Group(_) | Object::Rule(_) | Object::Service(_) => Ok(()),
+        Object::Group(group) => policies::check_group(group),
+        Object::Rule(rule) => policies::check_rule(rule),
+        Object::Service(_) => Ok(()),
     }
 }
 

@@ -20,7 +20,7 @@ use ipnet::IpNet;
 pub use object::{
     Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,
 };
-pub(crate) use policies::Policies;
+pub(crate) use policies::{Opening, Policies, first_of};
 pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
 pub use service::{Service, ServiceEndpoint};
 pub(crate) use services::Services;
@@ -28,6 +28,7 @@ pub(crate) use services::Services;
 use crate::STAGES;
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyTable;
+use crate::connection::RuleId;
 use crate::table::{Exact, Longest};
 
 /// What packets are judged by: immutable, shared by workers, replaced whole.
@@ -157,6 +158,16 @@ impl State {
         ids
     }
 
+    /// Every rule, with the number that stands for it in connections, counters and audit records.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
+        self.policies.installed().map(|installed| (installed.id, &installed.rule))
+    }
+
+    /// The rule that this number stands for, while it is in force.
+    pub fn rule(&self, id: RuleId) -> Option<&Rule> {
+        self.policies.installed_rule(id).map(|installed| &installed.rule)
+    }
+
     /// The open port with this index.
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(&id).map(Arc::as_ref)
@@ -204,6 +215,10 @@ impl State {
 impl State {
     pub(crate) fn hash_seed(&self) -> u64 {
         self.hash_seed
+    }
+
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     pub(crate) fn node(&self) -> Option<&Node> {

@@ -1,77 +1,125 @@
-//! Groups and rules as installed.
+//! Groups and rules: as installed, and as packets ask for them.
+//!
+//! A packet's address is in a set of groups; an Endpoint has its own rules, by the groups of their
+//! far ends. So a packet meets only rules that apply to its Endpoint and mean its peer, however
+//! many others there are, and a group that gains an address changes no rule.
 
+mod change;
+mod check;
+mod group;
+mod names;
+mod slots;
+mod subject;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::check::refuse;
-use super::rule::{Group, GroupDelta, Rule};
-use super::{Kind, Refusal};
-use crate::limits::{GROUPS_MAX, RULES_MAX};
+pub(super) use change::Changes;
+pub(super) use check::{group as check_group, rule as check_rule};
+pub(crate) use group::{GroupId, GroupSets};
+use group::{KnownGroup, Membership};
+use slots::Slots;
+pub(crate) use subject::{InstalledRule, Opening, Subject, first_of};
+
+use super::{Group, Rule, RuleDirection, RuleTable};
+use crate::connection::RuleId;
 use crate::table::Exact;
 
 /// Every group and rule, and what packets ask of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Policies {
-    groups: Exact<Arc<str>, Arc<Group>>,
-    rules: Exact<Arc<str>, Arc<Rule>>,
+    seed: u64,
+    group_ids: Exact<Arc<str>, GroupId>,
+    groups: Exact<GroupId, Arc<KnownGroup>>,
+    next_group: u32,
+    /// Members of all groups together.
+    members: usize,
+    membership: Membership,
+    rules: Exact<Arc<str>, Arc<InstalledRule>>,
+    rules_by_id: Exact<RuleId, Arc<InstalledRule>>,
+    slots: Slots,
+    endpoints: Exact<Arc<str>, Arc<Subject>>,
+    /// The Endpoint of each address.
+    homes: Exact<IpAddr, Arc<str>>,
+    services: Exact<Arc<str>, Arc<Subject>>,
+    /// Entries of all subjects' tables together.
+    entries: usize,
 }
 
 impl Policies {
     pub(super) fn new(seed: u64) -> Policies {
-        Policies { groups: Exact::new(seed), rules: Exact::new(seed) }
+        Policies {
+            seed,
+            group_ids: Exact::new(seed),
+            groups: Exact::new(seed),
+            next_group: 0,
+            members: 0,
+            membership: Membership::new(seed),
+            rules: Exact::new(seed),
+            rules_by_id: Exact::new(seed),
+            slots: Slots::new(seed),
+            endpoints: Exact::new(seed),
+            homes: Exact::new(seed),
+            services: Exact::new(seed),
+            entries: 0,
+        }
     }
 
     pub(super) fn group(&self, name: &str) -> Option<Group> {
-        self.groups.get(name).map(|group| Group::clone(group))
+        self.groups.get(self.group_ids.get(name)?)?.object()
     }
 
     pub(super) fn rule(&self, name: &str) -> Option<&Rule> {
-        self.rules.get(name).map(Arc::as_ref)
+        self.rules.get(name).map(|installed| &installed.rule)
     }
 
     pub(super) fn group_names(&self) -> impl Iterator<Item = &str> {
-        self.groups.iter().map(|(name, _)| name.as_ref())
+        let defined = self.groups.iter().filter(|(_, group)| group.defined);
+        defined.map(|(_, group)| group.name.as_ref())
     }
 
     pub(super) fn rule_names(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|(name, _)| name.as_ref())
     }
+}
 
-    pub(super) fn remove_group(&mut self, name: &str) {
-        self.groups.remove(name);
+/// What packets, and those who read counters, ask.
+impl Policies {
+    /// Every rule in force.
+    pub(crate) fn installed(&self) -> impl Iterator<Item = &InstalledRule> {
+        self.rules.iter().map(|(_, rule)| rule.as_ref())
     }
 
-    pub(super) fn remove_rule(&mut self, name: &str) {
-        self.rules.remove(name);
+    /// The rule of this number, while it is in force.
+    pub(crate) fn installed_rule(&self, id: RuleId) -> Option<&InstalledRule> {
+        self.rules_by_id.get(&id).map(Arc::as_ref)
     }
 
-    pub(super) fn put_group(&mut self, group: &Group) -> Result<(), Refusal> {
-        if self.groups.len() >= GROUPS_MAX {
-            let reason = format!("there are {GROUPS_MAX} groups, the most there can be");
-            return refuse(Kind::Group, &group.name, "name", reason);
-        }
-        self.groups.insert(group.name.as_str().into(), Arc::new(group.clone()));
-        Ok(())
+    /// The rules that apply to an Endpoint.
+    pub(crate) fn of_endpoint(&self, name: &str) -> Option<&Subject> {
+        self.endpoints.get(name).map(Arc::as_ref)
     }
 
-    pub(super) fn put_rule(&mut self, rule: &Rule) -> Result<(), Refusal> {
-        if self.rules.len() >= RULES_MAX {
-            let reason = format!("there are {RULES_MAX} rules, the most there can be");
-            return refuse(Kind::Rule, &rule.name, "name", reason);
-        }
-        self.rules.insert(rule.name.as_str().into(), Arc::new(rule.clone()));
-        Ok(())
+    /// The rules that apply to a Service's NodePort traffic.
+    #[allow(dead_code, reason = "Services come to the pipeline with their tables")]
+    pub(crate) fn of_service(&self, name: &str) -> Option<&Subject> {
+        self.services.get(name).map(Arc::as_ref)
     }
 
-    pub(super) fn change_members(&mut self, delta: &GroupDelta) -> Result<(), Refusal> {
-        let Some(known) = self.groups.get(delta.name.as_str()) else {
-            return refuse(Kind::Group, &delta.name, "name", "there is no such group");
-        };
-        let mut group = Group::clone(known);
-        group.members.retain(|member| !delta.removed.contains(member));
-        group.members.extend(&delta.added);
-        group.members.sort();
-        group.members.dedup();
-        self.groups.insert(delta.name.as_str().into(), Arc::new(group));
-        Ok(())
+    /// The groups of an address.
+    pub(crate) fn groups_of(&self, address: IpAddr) -> GroupSets<'_> {
+        self.membership.sets(address)
+    }
+
+    /// Those of one table of one direction.
+    pub(crate) fn rules_of(
+        &self,
+        direction: RuleDirection,
+        table: RuleTable,
+    ) -> impl Iterator<Item = &InstalledRule> {
+        let mine = move |it: &&InstalledRule| it.rule.direction == direction;
+        self.installed().filter(mine).filter(move |it| it.rule.table == table)
     }
 }

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::check::{self, refuse};
-use super::{Attached, Change, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State};
+use super::{
+    Attached, Change, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State, policies,
+};
 use crate::address::PortKind;
 use crate::limits::{ENDPOINTS_MAX, PEERS_MAX};
 
@@ -38,16 +40,11 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
             Object::Peer(peer) => next.put_peer(Arc::new(peer.clone()))?,
             Object::Endpoint(endpoint) => next.put_endpoint(Arc::new(endpoint.clone()))?,
             Object::Port(_) => {}
-            Object::Group(group) => next.policies.put_group(group)?,
-            Object::Rule(rule) => next.policies.put_rule(rule)?,
+            Object::Group(_) | Object::Rule(_) => {}
             Object::Service(service) => next.services.put(service)?,
         }
     }
-    for change in changes {
-        if let Change::Members(delta) = change {
-            next.policies.change_members(delta)?;
-        }
-    }
+    next.policies.apply(&policy_changes(&named, changes))?;
     next.check_beside_node(&named)?;
     Ok(next)
 }
@@ -73,6 +70,30 @@ fn named<'a>(state: &State, changes: &'a [Change]) -> Result<Named<'a>, Refusal>
     }
     named.retain(|id, object| state.object(id).as_ref() != *object);
     Ok(named)
+}
+
+/// What policies are made of, and whom they apply to.
+fn policy_changes<'a>(named: &'a Named<'a>, changes: &'a [Change]) -> policies::Changes<'a> {
+    let mut policies = policies::Changes::default();
+    for (id, object) in named {
+        let name = id.name.as_str();
+        match (id.kind, object) {
+            (Kind::Endpoint, Some(Object::Endpoint(it))) => {
+                policies.endpoints.push((name, Some(it)))
+            }
+            (Kind::Group, Some(Object::Group(it))) => policies.groups.push((name, Some(it))),
+            (Kind::Rule, Some(Object::Rule(it))) => policies.rules.push((name, Some(it))),
+            (Kind::Endpoint, None) => policies.endpoints.push((name, None)),
+            (Kind::Group, None) => policies.groups.push((name, None)),
+            (Kind::Rule, None) => policies.rules.push((name, None)),
+            _ => {}
+        }
+    }
+    policies.members.extend(changes.iter().filter_map(|change| match change {
+        Change::Members(delta) => Some(delta),
+        Change::Upsert(_) | Change::Delete(_) => None,
+    }));
+    policies
 }
 
 impl State {
@@ -111,8 +132,7 @@ impl State {
                 let attached = self.attachments.get(name)?.endpoint.name.clone();
                 return self.detach(&attached);
             }
-            Kind::Group => self.policies.remove_group(name),
-            Kind::Rule => self.policies.remove_rule(name),
+            Kind::Group | Kind::Rule => {}
             Kind::Service => self.services.remove(name),
         }
         None

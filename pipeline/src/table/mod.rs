@@ -1,4 +1,5 @@
-//! The ways to match: an exact key, the longest prefix, and what is remembered for a time.
+//! The ways to match: an exact key, the longest prefix, rules by rank, and what is remembered for a
+//! time.
 //!
 //! The first two are persistent: a copy shares everything with its original, and a change copies
 //! only the chunk or path that it touches, so a new State costs what changed and not what there is.
@@ -8,9 +9,11 @@ mod exact;
 mod expiring;
 mod hash;
 mod longest;
+mod ranked;
 pub(crate) mod sequence;
 
 pub use exact::Exact;
 pub use expiring::{Expiring, ExpiringEntry};
 pub use hash::{KEY_WORDS_MAX, KeyedHash};
 pub use longest::Longest;
+pub use ranked::{Flow, Ranked};

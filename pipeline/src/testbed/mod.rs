@@ -316,10 +316,10 @@ pub fn endpoint(index: usize, pod: &str) -> Endpoint {
     }
 }
 
-fn ip(address: &str) -> IpAddr {
+pub(crate) fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
 }
 
-fn net(range: &str) -> ipnet::IpNet {
+pub(crate) fn net(range: &str) -> ipnet::IpNet {
     range.parse().unwrap()
 }

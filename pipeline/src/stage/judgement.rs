@@ -1,0 +1,239 @@
+//! What the rule tables of both directions have in common.
+
+use std::fmt;
+
+use crate::adjacency::AdjacencyTable;
+use crate::packet::{Denied, Packet, PacketSource};
+use crate::reject::{Rejection, reject};
+use crate::run::Context;
+use crate::stage::{Table, TableId, row, settle};
+use crate::state::{
+    Action, Opening, PortRange, RuleDirection, RuleTable, State, Traffic, first_of,
+};
+use crate::table::Flow;
+use crate::translate;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::bytes_at;
+use crate::wire::ipv6::Fragment;
+
+/// Holds a packet that opens a connection against one table of rules.
+pub struct RuleJudge {
+    id: TableId,
+    direction: RuleDirection,
+    table: RuleTable,
+}
+
+impl RuleJudge {
+    pub(super) const fn new(id: TableId, direction: RuleDirection, table: RuleTable) -> RuleJudge {
+        RuleJudge { id, direction, table }
+    }
+
+    fn decide(
+        &self,
+        packet: &mut Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<Verdict, DropReason> {
+        let (state, direction, table) = (context.state, self.direction, self.table);
+        let tuple = packet.facts.tuple.ok_or(DropReason::Malformed)?;
+        let (port, far) = match direction {
+            RuleDirection::Egress => (Some(packet.ingress), tuple.destination),
+            RuleDirection::Ingress => (packet.facts.egress, tuple.source),
+        };
+        let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
+        let subject = endpoint.and_then(|name| state.policies().of_endpoint(name));
+        let subjects = || subject.iter().copied().filter(|it| it.is_judged(direction, table));
+        if subjects().next().is_none() {
+            return Ok(Verdict::Next);
+        }
+        let whom = endpoint.unwrap_or_default();
+        let opening =
+            Opening { far: state.policies().groups_of(far), service: None, flow: flow(packet)? };
+        let Some(decisive) = first_of(subjects(), direction, table, &opening) else {
+            context.note(format_args!("none of the rules for {whom} means it"));
+            return Ok(Verdict::Next);
+        };
+        let rule = &decisive.rule;
+        context.note(format_args!("{} of {} for {whom}", rule.name, rule.policy));
+        match rule.action {
+            Action::Pass => return Ok(Verdict::Next),
+            Action::Allow if direction == RuleDirection::Egress => {
+                packet.facts.egress_rule = Some(decisive.id);
+            }
+            Action::Allow => packet.facts.ingress_rule = Some(decisive.id),
+            action => packet.facts.denied = Some(Denied { rule: decisive.id, action }),
+        }
+        Ok(Verdict::Goto(metric(direction)))
+    }
+}
+
+/// The table that counts what was decided.
+pub(super) const fn metric(direction: RuleDirection) -> TableId {
+    match direction {
+        RuleDirection::Egress => TableId::EgressMetric,
+        RuleDirection::Ingress => TableId::IngressMetric,
+    }
+}
+
+/// Protocol, ports and ICMP type, as rules ask for them.
+fn flow(packet: &Packet<'_>) -> Result<Flow, DropReason> {
+    let (ip, tuple) = (packet.ip()?, packet.facts.tuple.ok_or(DropReason::Malformed)?);
+    let message = ip.icmp_type(packet.payload());
+    let icmp = message.and_then(|_| bytes_at::<2>(packet.payload(), ip.upper));
+    // Of ICMP queries a tuple holds the identifier, where others have ports.
+    let (source_port, destination_port) = match tuple.has_ports() && ip.fragment != Fragment::Later
+    {
+        true => (tuple.source_port, tuple.destination_port),
+        false => (0, 0),
+    };
+    let icmp = icmp.map(|[kind, code]| (kind, code));
+    Ok(Flow { protocol: ip.protocol, source_port, destination_port, icmp })
+}
+
+impl Table for RuleJudge {
+    fn id(&self) -> TableId {
+        self.id
+    }
+
+    fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict {
+        let egress = self.direction == RuleDirection::Egress;
+        if egress && packet.facts.source != Some(PacketSource::Pod) {
+            context.note(format_args!("no Pod of this node sends it"));
+            return Verdict::Goto(TableId::EgressMetric);
+        }
+        settle(self.decide(packet, context))
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        &["rank", "rule", "policy", "action", "applied to", "peers", "traffic"]
+    }
+
+    fn rows(&self, state: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
+        let rules = state.policies().rules_of(self.direction, self.table);
+        let rows = rules.map(|installed| {
+            let rule = &installed.rule;
+            let applied = rule.applied_to_groups.iter().chain(&rule.applied_to_services);
+            let peers = rule.peer_groups.iter().chain(&rule.peer_services);
+            let traffic: Vec<String> = rule.traffic.iter().map(Traffic::to_string).collect();
+            let action = format!("{:?}", rule.action);
+            row([
+                &rule.rank,
+                &rule.name,
+                &rule.policy,
+                &action,
+                &List(applied.cloned().collect()),
+                &List(peers.cloned().collect()),
+                &List(traffic),
+            ])
+        });
+        rows.collect()
+    }
+
+    fn entries(&self, state: &State) -> usize {
+        state.policies().rules_of(self.direction, self.table).count()
+    }
+}
+
+/// "web, db"; "any" where there is nothing.
+struct List(Vec<String>);
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("any"),
+            list => f.write_str(&list.join(", ")),
+        }
+    }
+}
+
+/// "tcp 80-90 from 1024-65535", "icmp 8/0", "protocol 47".
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol {
+            1 => f.write_str("icmp")?,
+            6 => f.write_str("tcp")?,
+            17 => f.write_str("udp")?,
+            132 => f.write_str("sctp")?,
+            other => write!(f, "protocol {other}")?,
+        }
+        let range = |f: &mut fmt::Formatter<'_>, PortRange { first, last }| match last - first {
+            0 => write!(f, "{first}"),
+            _ => write!(f, "{first}-{last}"),
+        };
+        if let Some(ports) = self.ports {
+            f.write_str(" ")?;
+            range(f, ports)?;
+        }
+        if let Some(ports) = self.source_ports {
+            f.write_str(" from ")?;
+            range(f, ports)?;
+        }
+        match (self.icmp_type, self.icmp_code) {
+            (Some(kind), Some(code)) => write!(f, " {kind}/{code}"),
+            (Some(kind), None) => write!(f, " {kind}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Counts what the rules of one direction decided, and ends what they denied.
+pub struct RuleMetric {
+    id: TableId,
+    direction: RuleDirection,
+}
+
+impl RuleMetric {
+    pub(super) const fn new(id: TableId, direction: RuleDirection) -> RuleMetric {
+        RuleMetric { id, direction }
+    }
+
+    fn decide(
+        &self,
+        packet: &mut Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<Verdict, DropReason> {
+        let Some(denied) = packet.facts.denied else { return Ok(Verdict::Next) };
+        let reason = match (self.direction, denied.action) {
+            (RuleDirection::Egress, Action::Isolate) => DropReason::EgressIsolation,
+            (RuleDirection::Egress, _) => DropReason::EgressPolicy,
+            (RuleDirection::Ingress, Action::Isolate) => DropReason::IngressIsolation,
+            (RuleDirection::Ingress, _) => DropReason::IngressPolicy,
+        };
+        if denied.action != Action::Reject {
+            return Err(reason);
+        }
+        // Whom the sender sent it to is whom the refusal has to come from.
+        if let Some(original) = packet.facts.original {
+            translate::both(packet, original)?;
+        }
+        Ok(reject(packet, context, Rejection::Prohibited, reason))
+    }
+}
+
+impl Table for RuleMetric {
+    fn id(&self) -> TableId {
+        self.id
+    }
+
+    fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict {
+        settle(self.decide(packet, context))
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        &["rule", "policy", "action"]
+    }
+
+    fn rows(&self, state: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
+        let rules = state.policies().installed();
+        let mine = rules.filter(|installed| installed.rule.direction == self.direction);
+        let rows = mine.map(|installed| {
+            let rule = &installed.rule;
+            row([&rule.name, &rule.policy, &format!("{:?}", rule.action)])
+        });
+        rows.collect()
+    }
+
+    fn entries(&self, state: &State) -> usize {
+        let rules = state.policies().installed();
+        rules.filter(|installed| installed.rule.direction == self.direction).count()
+    }
+}
