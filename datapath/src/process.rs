@@ -105,14 +105,14 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     let Opened { devices, uplink, uplink_index, gateway, host } =
         NodeDevices::open(configuration, region)?;
     let adjacencies = Arc::new(AdjacencyTable::new());
-    let learned = Arc::new(Learned::new());
+    let seed = hash_seed().map_err(system("randomness"))?;
+    let learned = Arc::new(Learned::new(seed));
     let plan = WorkersPlan {
         cores: configuration.workers.cores.iter().copied().map(Some).collect(),
         poll: configuration.poll(),
         crash_folder: configuration.crash_folder(),
         learned: learned.clone(),
     };
-    let seed = hash_seed().map_err(system("randomness"))?;
     let (publication, workers) = workers::start(&plan, region, &adjacencies, State::new(seed))?;
     let writer = Writer::new(publication, adjacencies.clone());
     let shared = (adjacencies.clone(), learned);

@@ -101,7 +101,7 @@ impl Simulation {
     fn new() -> Simulation {
         let region = Region::map(4096, 2048).unwrap();
         let adjacencies = Arc::new(AdjacencyTable::new());
-        let learned = Arc::new(Learned::new());
+        let learned = Arc::new(Learned::new(7));
         let wakes: Vec<_> = (0..WORKERS).map(|_| Arc::new(Wake::new().unwrap())).collect();
         let state = State::new(7).apply(&objects()).unwrap();
         let (writer, readers) = publication(state, wakes.clone());

@@ -207,7 +207,8 @@ mod tests {
 
     fn start_one(crash_folder: PathBuf, region: &'static Region) -> WorkerHandle {
         let poll = Poll::Adaptive { spin: Duration::from_micros(20) };
-        let plan = WorkersPlan { cores: vec![None], poll, crash_folder, learned: Arc::default() };
+        let learned = Arc::new(Learned::new(7));
+        let plan = WorkersPlan { cores: vec![None], poll, crash_folder, learned };
         let state = State::new(7).apply(&objects()).unwrap();
         let (_, mut handles) = start(&plan, region, &Arc::default(), state).unwrap();
         handles.remove(0)

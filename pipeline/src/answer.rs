@@ -1,8 +1,9 @@
 //! Answers that the node builds itself, in place of the packet that asked for them.
 //!
 //! One packet in, at most one out, and an error quotes no more than it got: an answer never makes
-//! more traffic than its question. RFC 4443 section 2.4 (f) also asks for a limit on their rate;
-//! that needs a clock, which the pipeline does not have: the ingress port's budget is the limit.
+//! more traffic than its question. It answers the packet as its sender sent it, before it was
+//! translated, and goes back at once: no table judges it. RFC 4443 section 2.4 (f) also asks for a
+//! limit on their rate; the ingress port's budget is the limit.
 
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use crate::address::Mac;
 use crate::packet::{Packet, PacketSource, Tunnel};
 use crate::stage::TableId;
 use crate::state::{State, is_host};
+use crate::translate;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, Error};
 use crate::wire::ip::Ip;
@@ -33,6 +35,7 @@ pub(crate) fn icmp_error(
     error: Error,
     otherwise: DropReason,
 ) -> Result<Verdict, DropReason> {
+    translate::restore(packet)?;
     let ip = packet.ip()?;
     if !may_answer(packet, &ip, error) {
         return Err(otherwise);
@@ -59,6 +62,7 @@ pub(crate) fn reset(
     state: &State,
     otherwise: DropReason,
 ) -> Result<Verdict, DropReason> {
+    translate::restore(packet)?;
     let ip = packet.ip()?;
     // Of a fragment it is not known how much it is to acknowledge.
     if ip.fragment != Fragment::Whole || !speaks_for_one(&ip) {

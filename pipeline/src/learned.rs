@@ -2,20 +2,21 @@
 //!
 //! Everything here may be lost without harm to who is allowed what: it is found out again.
 
+use crate::connection::FragmentTable;
+use crate::limits::FRAGMENTS_MAX;
+
 /// What all workers of a datapath share beside the State.
 #[derive(Debug)]
-pub struct Learned {}
-
-impl Learned {
-    /// Nothing learnt yet.
-    pub fn new() -> Learned {
-        Learned {}
-    }
+pub struct Learned {
+    /// Fragmented packets under way.
+    pub fragments: FragmentTable,
 }
 
-impl Default for Learned {
-    fn default() -> Self {
-        Self::new()
+impl Learned {
+    /// Nothing learnt yet. The seed keys hash tables: one that nobody outside can know keeps others
+    /// from making up entries that get in each other's way.
+    pub fn new(seed: u64) -> Learned {
+        Learned { fragments: FragmentTable::new(FRAGMENTS_MAX, seed) }
     }
 }
 

@@ -27,6 +27,14 @@ pub const RULE_ENTRIES_MAX: usize = 1 << 21;
 /// Ports of Services. Kubernetes is tested up to 10,000 Services.
 pub const SERVICES_MAX: usize = 1 << 16;
 
+/// Fragmented packets under way at once: a thousand new ones a second for as long as they are
+/// kept, in 2.3 MiB. Beyond that those give way that would be forgotten first.
+pub const FRAGMENTS_MAX: usize = 1 << 15;
+
+/// How long a later fragment may come after its first: as long as Linux waits for the missing ones
+/// (`ipfrag_time`).
+pub const FRAGMENT_TIMEOUT_MS: u64 = 30_000;
+
 /// Next hops on the underlay: one a peer.
 pub const ADJACENCIES_MAX: usize = PEERS_MAX;
 

@@ -67,6 +67,8 @@ reasons! {
     TooManyExtensionHeaders,
     /// Neither ARP, IPv4 nor IPv6.
     UnknownEtherType,
+    /// A later fragment of a packet whose first was not seen, or not let through.
+    FragmentUnknown,
     /// A fragment of an SCTP packet whose ports are translated: its checksum cannot follow.
     UntranslatableFragment,
     /// The frame carries a VLAN tag; ports are untagged.

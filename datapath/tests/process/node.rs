@@ -149,7 +149,7 @@ impl Node {
         let region = Region::map(8192, 2048).expect("memory");
         let adjacencies = Arc::new(AdjacencyTable::new());
         let folder = tempfile::tempdir().expect("folder");
-        let learned = Arc::new(Learned::new());
+        let learned = Arc::new(Learned::new(7));
         let plan = WorkersPlan {
             learned: learned.clone(),
             cores: vec![None; WORKERS],

@@ -4,11 +4,13 @@
 //! Antrea's conntrack zones. What is translated follows from the two: a packet that is found by one
 //! key leaves with the addresses and ports of the other, turned round.
 
+mod fragment;
 mod key;
 mod progress;
 
+pub use fragment::FragmentTable;
 pub use key::{Direction, FlowKey, Ingress, Tuple};
-pub use progress::Progress;
+pub use progress::{Progress, Signal, Step};
 
 use crate::limits::RULES_MAX;
 use crate::packet::PacketSource;

@@ -29,6 +29,7 @@ use std::net::IpAddr;
 
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
+use crate::connection::FragmentTable;
 use crate::describe::{Description, describe};
 use crate::learned::{Learned, WorkerMemory};
 use crate::limits::PORTS_MAX;
@@ -52,6 +53,9 @@ pub const HOST: &str = "host";
 pub const UPLINK: &str = "uplink";
 /// MTU of every Pod, and of what fits the tunnel.
 pub const MTU: u16 = 1450;
+
+/// Fragmented packets that a node here remembers at least.
+const FRAGMENTS: usize = 64;
 
 /// The MAC address of the gateway port.
 pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
@@ -150,7 +154,7 @@ impl Node {
         Node {
             state: State::new(1).apply(&changes).unwrap(),
             adjacencies,
-            learned: Learned::new(),
+            learned: Learned { fragments: FragmentTable::new(FRAGMENTS, 1) },
             worker: WorkerMemory::new(),
             now_ms: 1_000_000,
             trace: Trace::default(),

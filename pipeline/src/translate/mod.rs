@@ -58,6 +58,12 @@ pub(crate) fn both(packet: &mut Packet<'_>, to: Tuple) -> Result<(), DropReason>
     Ok(())
 }
 
+/// Makes it the packet that came in again, for an answer that the node builds itself: its sender
+/// knows nothing of translations.
+pub(crate) fn restore(packet: &mut Packet<'_>) -> Result<(), DropReason> {
+    packet.facts.original.map_or(Ok(()), |original| both(packet, original))
+}
+
 /// What an ICMP error quotes: the packet's own headers, and how far behind the error's they stand.
 #[derive(Clone, Copy)]
 pub(crate) struct Quoted {

@@ -17,8 +17,8 @@ pub const ECHO_REQUEST_V4: u8 = 8;
 /// An ICMPv6 echo request.
 pub const ECHO_REQUEST_V6: u8 = 128;
 
-/// Whether a message asks: it has an identifier, which its answer repeats (RFC 792: echo, timestamp,
-/// information; RFC 950: address mask; RFC 4443: echo).
+/// Whether a message asks: it has an identifier, which its answer repeats (RFC 792: echo,
+/// timestamp, information; RFC 950: address mask; RFC 4443: echo).
 pub fn is_query(v6: bool, kind: u8) -> bool {
     if v6 { kind == ECHO_REQUEST_V6 } else { matches!(kind, ECHO_REQUEST_V4 | 13 | 15 | 17) }
 }
