@@ -84,6 +84,25 @@ impl Cluster {
         }
     }
 
+    /// The object of this name.
+    pub fn get(&self, key: &ObjectKey) -> Option<Object> {
+        match key {
+            ObjectKey::Node(name) => self.nodes.get(name).cloned().map(Object::Node),
+            ObjectKey::Namespace(name) => self.namespaces.get(name).cloned().map(Object::Namespace),
+            ObjectKey::Pod(name) => self.pods.get(name).cloned().map(Object::Pod),
+            ObjectKey::Service(name) => self.services.get(name).cloned().map(Object::Service),
+            ObjectKey::EndpointSlice(name) => {
+                self.endpoint_slices.get(name).cloned().map(Object::EndpointSlice)
+            }
+            ObjectKey::Policy(name) => self.policies.get(name).cloned().map(Object::Policy),
+            ObjectKey::Tier(name) => {
+                let tier = |priority: &u32| Tier { name: name.clone(), priority: *priority };
+                self.tiers.get(name).map(tier).map(Object::Tier)
+            }
+            ObjectKey::Group(name) => self.groups.get(name).cloned().map(Object::Group),
+        }
+    }
+
     /// Whether an object of this name is there.
     pub fn contains(&self, key: &ObjectKey) -> bool {
         match key {
@@ -148,6 +167,7 @@ mod tests {
         assert_eq!(cluster.tiers["gold"], 8);
         let key = tier(8).key();
         assert_eq!(key.to_string(), "Tier gold");
+        assert_eq!(cluster.get(&key), Some(tier(8)));
         assert!(cluster.contains(&key) && cluster.remove(&key));
         assert!(!cluster.contains(&key) && !cluster.remove(&key));
     }

@@ -21,3 +21,15 @@ pub(crate) struct Resource<S> {
     #[allow(dead_code, reason = "named so that it is not taken for an unknown field")]
     status: serde_json::Value,
 }
+
+impl<S> Resource<S> {
+    /// Its name; empty where it has none.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Its namespace as written; empty where it has none.
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+}

@@ -5,6 +5,7 @@
 //! Nodes away. A file that is gone takes its objects with it. Changes are noticed through inotify,
 //! and by looking again every few seconds, for filesystems that do not tell.
 
+mod assemble;
 mod parse;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,20 +46,30 @@ pub struct Folder {
     sources: BTreeMap<PathBuf, Source>,
     /// Kinds that were reported as ignored.
     ignored: BTreeSet<String>,
+    /// What is in force.
+    cluster: Arc<Cluster>,
 }
 
 impl Folder {
     /// A folder that was not read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), sources: BTreeMap::new(), ignored: BTreeSet::new() }
+        Self {
+            path: path.to_owned(),
+            sources: BTreeMap::new(),
+            ignored: BTreeSet::new(),
+            cluster: Arc::default(),
+        }
     }
 
     /// Reads what has changed since the last time. Returns the cluster, and the errors of files
-    /// that could not be read now; their last good versions are in the cluster.
-    pub fn scan(&mut self) -> io::Result<(Cluster, Vec<ManifestError>)> {
+    /// and objects that cannot be taken as they are now; their last good versions are in the
+    /// cluster.
+    pub fn scan(&mut self) -> io::Result<(Arc<Cluster>, Vec<ManifestError>)> {
         let mut errors = Vec::new();
         let found = manifest_files(&self.path)?;
+        let count = self.sources.len();
         self.sources.retain(|path, _| found.contains_key(path));
+        let mut has_changed = self.sources.len() != count;
         for (path, stamp) in found {
             if self.sources.get(&path).is_some_and(|source| source.stamp == stamp) {
                 continue;
@@ -66,6 +77,7 @@ impl Folder {
             let read = parse::read(&path, FILE_BYTES_MAX);
             let source = self.sources.entry(path).or_insert(Source { stamp, objects: Vec::new() });
             source.stamp = stamp;
+            has_changed = true;
             match read {
                 Ok(parsed) => {
                     source.objects = parsed.objects;
@@ -78,25 +90,14 @@ impl Folder {
                 Err(error) => errors.push(error),
             }
         }
-        Ok((self.cluster(), errors))
-    }
-
-    /// Everything of every file. Of two objects of one name the one in the first file counts, and
-    /// within a file the first: what is in force does not depend on when a file was written.
-    fn cluster(&self) -> Cluster {
-        let mut cluster = Cluster::default();
-        for (path, source) in &self.sources {
-            for object in &source.objects {
-                let key = object.key();
-                if cluster.contains(&key) {
-                    let name = key.to_string();
-                    warn!(file = %path.display(), name, "defined twice; the first one counts");
-                } else {
-                    cluster.insert(object.clone());
-                }
-            }
+        if has_changed {
+            // Of two objects of one name the one in the first file counts, and within a file the
+            // first: what is in force does not depend on when a file was written.
+            let (cluster, refused) = assemble::assemble(&self.sources, &self.cluster);
+            self.cluster = Arc::new(cluster);
+            errors.extend(refused);
         }
-        cluster
+        Ok((Arc::clone(&self.cluster), errors))
     }
 }
 
@@ -139,7 +140,7 @@ pub fn follow(folder: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
         namespaces = cluster.namespaces.len(), pods = cluster.pods.len(),
         services = cluster.services.len(), policies = cluster.policies.len(), "read the manifests"
     );
-    let publish = watch::Sender::new(Arc::new(cluster));
+    let publish = watch::Sender::new(cluster);
     let observe = publish.subscribe();
     tokio::spawn(keep_following(folder, watcher, noticed, publish));
     Ok(observe)
@@ -198,9 +199,9 @@ async fn keep_following(
                 unreadable = false;
                 report(&errors);
                 publish.send_if_modified(|current| {
-                    let changed = **current != cluster;
+                    let changed = !Arc::ptr_eq(current, &cluster) && **current != *cluster;
                     if changed {
-                        *current = Arc::new(cluster);
+                        *current = cluster;
                     }
                     changed
                 });
@@ -219,7 +220,10 @@ async fn keep_following(
 
 fn report(errors: &[ManifestError]) {
     for error in errors {
-        error!("{error}; the last good version of this file stays in force");
+        match error {
+            ManifestError::Object { .. } => error!("{error}; this object stays as it was"),
+            _ => error!("{error}; the last good version of this file stays in force"),
+        }
     }
 }
 

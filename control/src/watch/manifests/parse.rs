@@ -30,6 +30,18 @@ pub enum ManifestError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An object in it does not go with the others.
+    #[error("manifest `{}`, {object}, field `{field}`: {reason}", .file.display())]
+    Object {
+        /// The file.
+        file: PathBuf,
+        /// Kind, namespace and name.
+        object: String,
+        /// "spec.tier"; "." for the object as a whole.
+        field: String,
+        /// Why it does not.
+        reason: String,
+    },
 }
 
 /// Reads a whole file; one wrong document is an error of the file.

@@ -158,3 +158,117 @@ async fn a_look_at_the_folder_is_no_reason_to_look_again() {
     let told = tokio::time::timeout(Duration::from_secs(4), noticed.recv());
     assert!(told.await.is_ok(), "writing was not noticed");
 }
+
+const TIER: &str = "\
+apiVersion: crd.antrea.io/v1beta1
+kind: Tier
+metadata: {name: gold}
+spec: {priority: 10, description: before all others}
+";
+
+const POLICY_IN_TIER: &str = "\
+apiVersion: crd.antrea.io/v1beta1
+kind: ClusterNetworkPolicy
+metadata: {name: no-entry}
+spec:
+  tier: gold
+  priority: 5
+  appliedTo: [{podSelector: {matchLabels: {app: web}}}]
+  ingress: [{action: Drop, enableLogging: false}]
+";
+
+fn refused(errors: &[ManifestError]) -> Vec<(&str, &str)> {
+    errors
+        .iter()
+        .map(|error| match error {
+            ManifestError::Object { object, reason, .. } => (object.as_str(), reason.as_str()),
+            other => panic!("{other}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_policy_may_be_written_before_its_tier() {
+    let (directory, mut folder) = folder();
+    fs::write(directory.path().join("a.yaml"), POLICY_IN_TIER).unwrap();
+    fs::write(directory.path().join("b.yaml"), TIER).unwrap();
+    let (cluster, errors) = folder.scan().unwrap();
+    assert_eq!(errors, []);
+    assert_eq!((cluster.policies.len(), cluster.tiers["gold"]), (1, 10));
+}
+
+#[test]
+fn a_policy_in_a_tier_that_is_not_there_is_refused_and_the_rest_is_taken() {
+    let (directory, mut folder) = folder();
+    fs::write(directory.path().join("a.yaml"), POLICY_IN_TIER).unwrap();
+    fs::write(directory.path().join("b.yaml"), POD).unwrap();
+    let (cluster, errors) = folder.scan().unwrap();
+    assert_eq!(refused(&errors), [("ClusterNetworkPolicy no-entry", "tier gold does not exist")]);
+    assert_eq!((cluster.policies.len(), cluster.pods.len()), (0, 1));
+}
+
+#[test]
+fn a_change_that_is_refused_leaves_the_policy_as_it_was() {
+    let (directory, mut folder) = folder();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, format!("{TIER}---\n{POLICY_IN_TIER}")).unwrap();
+    let (before, _) = folder.scan().unwrap();
+    let moved = POLICY_IN_TIER.replace("tier: gold", "tier: silver");
+    fs::write(&file, format!("{TIER}---\n{moved}---\n{POD}")).unwrap();
+    let (after, errors) = folder.scan().unwrap();
+    assert_eq!(refused(&errors).len(), 1);
+    assert_eq!((&after.policies, after.pods.len()), (&before.policies, 1));
+}
+
+#[test]
+fn a_tier_stays_for_as_long_as_a_policy_stands_in_it() {
+    let (directory, mut folder) = folder();
+    let (tier, policy) = (directory.path().join("a.yaml"), directory.path().join("b.yaml"));
+    fs::write(&tier, TIER).unwrap();
+    fs::write(&policy, POLICY_IN_TIER).unwrap();
+    let (before, _) = folder.scan().unwrap();
+    fs::remove_file(&tier).unwrap();
+    let (after, errors) = folder.scan().unwrap();
+    assert_eq!(refused(&errors)[0].0, "Tier gold");
+    assert_eq!(after, before);
+    fs::remove_file(&policy).unwrap();
+    let (empty, errors) = folder.scan().unwrap();
+    assert_eq!((empty.tiers.len(), errors.len()), (0, 0));
+}
+
+#[test]
+fn groups_are_nested_one_level_deep_and_no_deeper() {
+    let group = |name: &str, member: &str| {
+        format!(
+            "apiVersion: crd.antrea.io/v1beta1\nkind: ClusterGroup\nmetadata: {{name: {name}}}\n\
+             spec: {{{member}}}\n---\n"
+        )
+    };
+    let (directory, mut folder) = folder();
+    let text = group("inner", "podSelector: {}")
+        + &group("middle", "childGroups: [inner]")
+        + &group("outer", "childGroups: [middle]")
+        + &group("self", "childGroups: [self]");
+    fs::write(directory.path().join("a.yaml"), text).unwrap();
+    let (cluster, errors) = folder.scan().unwrap();
+    assert_eq!(cluster.groups.len(), 2);
+    assert_eq!(
+        refused(&errors),
+        [
+            (
+                "ClusterGroup outer",
+                "cannot set ClusterGroup middle as childGroup, who has 1 childGroups itself"
+            ),
+            ("ClusterGroup self", "cannot set ClusterGroup self as its own childGroup"),
+        ]
+    );
+}
+
+#[test]
+fn what_has_not_changed_is_not_put_together_again() {
+    let (directory, mut folder) = folder();
+    fs::write(directory.path().join("a.yaml"), POD).unwrap();
+    let (first, _) = folder.scan().unwrap();
+    let (second, _) = folder.scan().unwrap();
+    assert!(Arc::ptr_eq(&first, &second));
+}

@@ -1,11 +1,13 @@
 //! Antrea's ClusterNetworkPolicy and NetworkPolicy.
 //!
-//! What this version has no answer for (layer 7, external entities, cluster sets, policies of
-//! Nodes) is refused by name: a policy that is in force by half is worse than none.
+//! What admission would refuse is refused here, and by name what this version has no answer for
+//! (external entities, cluster sets, policies of Nodes): a policy that is in force by half is worse
+//! than none.
 
 use std::net::Ipv4Addr;
 
 use super::{Wrong, each, selector, traffic};
+use crate::admission;
 use crate::model::{
     DEFAULT_TIER, GroupName, NamespaceScope, Peer, PodSelector, Policy, PolicyKind, PolicyName,
     PolicyRule, Protocol, RuleAction, STATIC_TIERS, Subject, TierOf, Traffic,
@@ -26,6 +28,7 @@ pub(super) fn policy(
         _ => Home(Some(selector::namespace_of(&policy.metadata)?)),
     };
     let spec = policy.spec;
+    admission::validate_policy(&spec).map_err(|wrong| wrong.within("spec"))?;
     let priority = spec.priority.ok_or_else(|| Wrong::new("spec.priority", "is missing"))?;
     if !(PRIORITY_MIN..=PRIORITY_MAX).contains(&priority) {
         let reason = format!("{priority} is not between {PRIORITY_MIN} and {PRIORITY_MAX}");
@@ -99,9 +102,6 @@ impl Home {
 
     fn rule(&self, rule: &antrea::Rule, direction: Direction) -> Result<PolicyRule, Wrong> {
         let is_ingress = direction == Direction::Ingress;
-        if !rule.l7_protocols.is_empty() {
-            return Err(Wrong::new("l7Protocols", "this version does not look above layer 4"));
-        }
         let (peers_field, peers) = if is_ingress { ("from", &rule.from) } else { ("to", &rule.to) };
         let (other_field, other) = if is_ingress { ("to", &rule.to) } else { ("from", &rule.from) };
         if !other.is_empty() {

@@ -2,15 +2,9 @@
 
 use super::antrea::{named, pods_within};
 use super::{Wrong, each, selector, traffic};
+use crate::admission::{self, GroupKind};
 use crate::model::{Group, GroupName, Tier};
 use crate::watch::api::{Resource, antrea};
-
-/// Which of the two a group is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Group,
-    ClusterGroup,
-}
 
 /// Makes a tier of the model.
 pub(super) fn tier(tier: Resource<antrea::TierSpec>) -> Result<Tier, Wrong> {
@@ -22,13 +16,15 @@ pub(super) fn tier(tier: Resource<antrea::TierSpec>) -> Result<Tier, Wrong> {
 }
 
 /// Makes a group of the model.
-pub(super) fn group(group: Resource<antrea::GroupSpec>, kind: Kind) -> Result<Group, Wrong> {
+pub(super) fn group(group: Resource<antrea::GroupSpec>, kind: GroupKind) -> Result<Group, Wrong> {
     let name = selector::name_of(&group.metadata)?;
     let namespace = match kind {
-        Kind::ClusterGroup => None,
-        Kind::Group => Some(selector::namespace_of(&group.metadata)?),
+        GroupKind::ClusterGroup => None,
+        GroupKind::Group => Some(selector::namespace_of(&group.metadata)?),
     };
-    members(&group.spec, namespace, name).map_err(|wrong| wrong.within("spec"))
+    admission::validate_group(&group.spec, kind)
+        .and_then(|()| members(&group.spec, namespace, name))
+        .map_err(|wrong| wrong.within("spec"))
 }
 
 fn members(

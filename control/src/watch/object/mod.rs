@@ -14,9 +14,11 @@ mod selector;
 mod service;
 mod traffic;
 
+pub(crate) use selector::{check_key, check_value};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::admission::GroupKind;
 use crate::model::{Object, PolicyKind};
 
 /// A field, and what is wrong with it.
@@ -99,10 +101,10 @@ fn take(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
         }
         ("crd.antrea.io/v1beta1", "Tier") => Object::Tier(group::tier(strict(value)?)?),
         ("crd.antrea.io/v1beta1", "ClusterGroup") => {
-            Object::Group(group::group(strict(value)?, group::Kind::ClusterGroup)?)
+            Object::Group(group::group(strict(value)?, GroupKind::ClusterGroup)?)
         }
         ("crd.antrea.io/v1beta1", "Group") => {
-            Object::Group(group::group(strict(value)?, group::Kind::Group)?)
+            Object::Group(group::group(strict(value)?, GroupKind::Group)?)
         }
         ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy") => {
             Object::Policy(admin::policy(strict(value)?, PolicyKind::AdminNetworkPolicy)?)

@@ -94,31 +94,52 @@ fn requirement(expression: &meta::LabelSelectorRequirement) -> Result<Requiremen
     Ok(Requirement { key: expression.key.clone(), operator })
 }
 
-const KEY_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and \
-    must start and end with an alphanumeric character";
+const NAME_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and \
+    must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
+    '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric \
-    characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+    characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
+    'MyValue',  or 'my_value',  or '12345', regex used for validation is \
+    '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+const LENGTH_MAX: usize = 63;
 
-/// Whether this can be the key of a label; otherwise why not.
+/// Whether this can be the key of a label; otherwise why not, as Kubernetes says it.
 pub(crate) fn check_key(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
     };
+    let mut reasons = Vec::new();
     if prefix.is_some_and(|prefix| !is_name(prefix)) {
-        return Err(format!("Invalid label key: {key}: prefix part must be a DNS subdomain"));
+        reasons.push("prefix part must be a DNS subdomain".to_owned());
     }
-    match name.is_empty() || name.len() > 63 || !is_label_text(name) {
-        true => Err(format!("Invalid label key: {key}: {KEY_RULE}, 63 at most")),
-        false => Ok(()),
+    if name.is_empty() {
+        reasons.push("name part must be non-empty".to_owned());
+    }
+    if name.len() > LENGTH_MAX {
+        reasons.push(format!("name part must be no more than {LENGTH_MAX} characters"));
+    }
+    if name.is_empty() || !is_label_text(name) {
+        reasons.push(NAME_RULE.to_owned());
+    }
+    match reasons.is_empty() {
+        true => Ok(()),
+        false => Err(format!("Invalid label key: {key}: {}", reasons.join("; "))),
     }
 }
 
-/// Whether this can be the value of a label; otherwise why not.
+/// Whether this can be the value of a label; otherwise why not, as Kubernetes says it.
 pub(crate) fn check_value(value: &str) -> Result<(), String> {
-    match value.len() > 63 || !is_label_text(value) {
-        true => Err(format!("Invalid label value: {value}: {VALUE_RULE}, 63 at most")),
-        false => Ok(()),
+    let mut reasons = Vec::new();
+    if value.len() > LENGTH_MAX {
+        reasons.push(format!("must be no more than {LENGTH_MAX} characters"));
+    }
+    if !is_label_text(value) {
+        reasons.push(VALUE_RULE.to_owned());
+    }
+    match reasons.is_empty() {
+        true => Ok(()),
+        false => Err(format!("Invalid label value: {value}: {}", reasons.join("; "))),
     }
 }
 
