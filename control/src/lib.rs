@@ -1,10 +1,11 @@
 //! Knows: Kubernetes state, addresses and attachments become objects of the datapath.
 //!
 //! `seine-agent` is this crate on a node. A manifest folder (or, later, an API server) is read by
-//! [`watch`] into the [`model`], past [`admission`]; [`compile`] derives from it what this node's network must be;
-//! [`datapath_session`] brings that into force in `seine-datapath`, and [`host_network`] in the
-//! node's kernel. [`attach`] serves the CNI plugin through [`cni_server`], with addresses from
-//! [`ipam`] and a record on disk in [`attachments`]. [`agent`] puts it together.
+//! [`watch`] into the [`model`], past [`admission`]; [`compile`] derives from it what this node's
+//! network must be; [`datapath_session`] brings that into force in `seine-datapath`, and
+//! [`host_network`] in the node's kernel. [`attach`] serves the CNI plugin through [`cni_server`],
+//! with addresses from [`ipam`] and a record on disk in [`attachments`]. [`agent`] puts it
+//! together.
 //!
 //! [`ctl`] is `seinectl`, the operator's command.
 

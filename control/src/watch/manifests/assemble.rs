@@ -4,7 +4,7 @@
 //! name them. An object that does not go with the others is left as it was: not there, if it never
 //! was; and a tier that is gone stays for as long as policies stand in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -24,16 +24,14 @@ pub(super) fn assemble(
     before: &Cluster,
 ) -> (Cluster, Vec<ManifestError>) {
     let mut objects: Vec<(&Path, &Object)> = Vec::new();
-    let mut files: BTreeMap<ObjectKey, &Path> = BTreeMap::new();
+    let mut names: BTreeSet<ObjectKey> = BTreeSet::new();
     for (path, source) in sources {
         for object in &source.objects {
-            let key = object.key();
-            if files.contains_key(&key) {
-                let name = key.to_string();
-                warn!(file = %path.display(), name, "defined twice; the first one counts");
-            } else {
-                files.insert(key, path);
+            if names.insert(object.key()) {
                 objects.push((path, object));
+            } else {
+                let name = object.key().to_string();
+                warn!(file = %path.display(), name, "defined twice; the first one counts");
             }
         }
     }
