@@ -4,13 +4,20 @@
 //! and for where our copies come from.
 
 pub mod address;
+mod admission;
+pub mod attempt;
 pub mod desired;
+mod expect;
 pub mod expectation;
 pub mod file;
 pub mod load;
 pub mod manifest;
 mod opinion;
+pub mod play;
+pub mod report;
 pub mod segment;
 pub mod settle;
+pub mod stage;
+pub mod world;
 
 pub use opinion::{opinion, query};

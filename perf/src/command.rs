@@ -1,5 +1,6 @@
 //! One file for each thing that can be measured.
 
+pub mod cases;
 pub mod cni_add;
 pub mod idle;
 pub mod memory;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use seine_perf::command::{cni_add, idle, memory, netperf};
+use seine_perf::command::{cases, cni_add, idle, memory, netperf};
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
 use seine_perf::{record, report};
@@ -58,6 +58,10 @@ enum Command {
     Idle(idle::Arguments),
     /// Resident and locked memory of each daemon, with more and more Pods.
     Memory(memory::Arguments),
+    /// Conformance cases, as packets through compile step and pipeline; measures nothing.
+    ///
+    /// One line for each assertion that does not hold, and last the sum as JSON. Needs no root.
+    Cases(cases::Arguments),
     /// Tables and plots of what was saved; measures nothing.
     Report {
         /// Files written by --save.
@@ -78,7 +82,8 @@ enum Command {
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("seine-perf: {error:#}");
             ExitCode::FAILURE
@@ -86,17 +91,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// False if something that was to be proven does not hold.
+fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let Arguments { json, save, command } = arguments;
     let begin = || Output::begin(json, save.as_deref());
     let mut output = match command {
         Command::Fill => {
             fillers::fill();
-            return Ok(());
+            return Ok(true);
         }
         Command::Report { files, plots, document } => {
-            return report(&files, plots, document, json);
+            report(&files, plots, document, json)?;
+            return Ok(true);
         }
+        Command::Cases(arguments) => return cases::run(&arguments),
         Command::Netperf(_) | Command::CniAdd(_) | Command::Idle(_) | Command::Memory(_) => {
             begin()?
         }
@@ -106,10 +114,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::CniAdd(arguments) => cni_add::run(&arguments, &mut output)?,
         Command::Idle(arguments) => idle::run(&arguments, &mut output)?,
         Command::Memory(arguments) => memory::run(&arguments, &mut output)?,
-        Command::Fill | Command::Report { .. } => {}
+        Command::Fill | Command::Report { .. } | Command::Cases(_) => {}
     }
     output.end();
-    Ok(())
+    Ok(true)
 }
 
 fn report(

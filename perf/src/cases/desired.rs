@@ -1,10 +1,9 @@
 //! A step as the cluster that `control` makes of it, and as the objects that each node is sent.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use seine_control::compile::{self, Underlay};
+use seine_control::compile::{Objects, identify};
 use seine_control::model;
 use seine_control::watch::object::{Wrong, parse};
 use seine_datapath_api::v1;
@@ -46,9 +45,6 @@ pub enum DesiredError {
     },
 }
 
-/// What a node is sent, by kind and name.
-pub type Objects = BTreeMap<(i32, String), v1::Object>;
-
 /// The model of a cluster and the objects in it.
 pub fn model(cluster: &Cluster, objects: &[Value]) -> Result<model::Cluster, DesiredError> {
     let mut known = model::Cluster::default();
@@ -84,7 +80,7 @@ pub fn objects(
         cluster.pods.iter().filter(|pod| !pod.host_network && pod.node.as_deref() == Some(node));
     let endpoints = local.map(endpoint);
     let all = network.objects().into_iter().chain(endpoints).chain(compiled.objects);
-    Ok(all.filter_map(|object| Some((identify(&object)?, object))).collect())
+    Ok(all.map(|object| (identify(&object), object)).collect())
 }
 
 /// The Pod's interface, attached to the port that bears its address's MAC.
@@ -109,19 +105,4 @@ pub fn endpoint_name(pod: &Pod) -> String {
 pub fn port_name(pod: &Pod) -> String {
     let mac = model::Mac::of_pod(pod.ip).bytes();
     mac.iter().fold("p".to_owned(), |name, byte| format!("{name}{byte:02x}"))
-}
-
-/// The kind and name of an object.
-pub fn identify(object: &v1::Object) -> Option<(i32, String)> {
-    use v1::object::Kind;
-    use v1::object_id::Kind as Id;
-    let (kind, name) = match object.kind.as_ref()? {
-        Kind::Node(node) => (Id::Node, &node.name),
-        Kind::Peer(peer) => (Id::Peer, &peer.name),
-        Kind::Endpoint(endpoint) => (Id::Endpoint, &endpoint.name),
-        Kind::Group(group) => (Id::Group, &group.name),
-        Kind::Rule(rule) => (Id::Rule, &rule.name),
-        Kind::Service(service) => (Id::Service, &service.name),
-    };
-    Some((kind as i32, name.clone()))
 }

@@ -57,6 +57,19 @@ impl CaseFile {
         CaseFile::parse(path, &text)
     }
 
+    /// The file with one of its cases alone.
+    pub fn with_one(&self, position: usize) -> CaseFile {
+        let case = self.cases.get(position).into_iter().cloned().collect::<Vec<_>>();
+        let steps = case.iter().flat_map(|case| &case.steps);
+        let clusters = steps.filter_map(|step| self.clusters.get_key_value(&step.cluster));
+        CaseFile {
+            format: self.format.clone(),
+            suite: self.suite.clone(),
+            clusters: clusters.map(|(name, cluster)| (name.clone(), cluster.clone())).collect(),
+            cases: case,
+        }
+    }
+
     fn parse(path: &Path, text: &str) -> Result<CaseFile, FileError> {
         let format: Option<String> = serde_json::from_str::<Value>(text)
             .ok()

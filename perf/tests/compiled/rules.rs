@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use seine_control::compile::Objects;
 use seine_datapath_api::v1::{self, object::Kind, rule};
-use seine_perf::cases::desired::Objects;
 use seine_perf::naive::{Action, Decision, Direction, Query};
 
 /// The groups and rules of a node.
