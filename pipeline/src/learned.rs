@@ -2,8 +2,12 @@
 //!
 //! Everything here may be lost without harm to who is allowed what: it is found out again.
 
+use std::sync::Arc;
+
+use crate::audit::AuditBuffer;
 use crate::connection::FragmentTable;
 use crate::limits::FRAGMENTS_MAX;
+use crate::tally::RuleTallies;
 
 /// What all workers of a datapath share beside the State.
 #[derive(Debug)]
@@ -22,12 +26,17 @@ impl Learned {
 
 /// What one worker keeps to itself from packet to packet.
 #[derive(Debug)]
-pub struct WorkerMemory {}
+pub struct WorkerMemory {
+    /// What rules have decided about. Others may read it.
+    pub tallies: Arc<RuleTallies>,
+    /// What rules that log have decided, until it is taken.
+    pub audit: AuditBuffer,
+}
 
 impl WorkerMemory {
     /// That of a worker that has seen no packet.
     pub fn new() -> WorkerMemory {
-        WorkerMemory {}
+        WorkerMemory { tallies: Arc::new(RuleTallies::new()), audit: AuditBuffer::new() }
     }
 }
 

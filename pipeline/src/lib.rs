@@ -23,6 +23,7 @@
 pub mod address;
 pub mod adjacency;
 mod answer;
+pub mod audit;
 pub mod connection;
 pub mod describe;
 pub mod learned;
@@ -34,6 +35,7 @@ pub mod stage;
 pub mod state;
 mod sync;
 pub mod table;
+pub mod tally;
 pub mod testbed;
 pub mod trace;
 #[allow(dead_code, reason = "the tables that translate come next")]

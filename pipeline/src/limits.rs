@@ -35,6 +35,13 @@ pub const FRAGMENTS_MAX: usize = 1 << 15;
 /// (`ipfrag_time`).
 pub const FRAGMENT_TIMEOUT_MS: u64 = 30_000;
 
+/// Audit records that a worker keeps until they are taken: enough for Antrea's 5,000 a second when
+/// they are taken five times a second.
+pub const AUDIT_RECORDS_MAX: usize = 1024;
+
+/// Denials that a worker watches for repetitions.
+pub const AUDIT_PENDING_MAX: usize = 1024;
+
 /// Next hops on the underlay: one a peer.
 pub const ADJACENCIES_MAX: usize = PEERS_MAX;
 

@@ -8,7 +8,9 @@ use std::cell::Cell;
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::packet::{Checksum, Packet};
 use seine_pipeline::run::run;
-use seine_pipeline::state::{Change, Object, Peer};
+use seine_pipeline::state::{
+    Action, Change, Group, Object, Peer, Rule, RuleDirection, RuleTable, Traffic,
+};
 use seine_pipeline::testbed::{HEADROOM, Node, ping, tcp, udp, who_has};
 
 thread_local! {
@@ -97,4 +99,61 @@ fn a_change_among_thousands_copies_kilobytes() {
     let (few, thousands) = (copied(&few), copied(&thousands));
     let said = format!("{few} bytes among few, {thousands} among thousands that took {whole}");
     assert!(few < 4 << 10 && thousands < 32 << 10 && 100 * thousands < whole, "{said}");
+}
+
+#[test]
+fn no_packet_that_rules_judge_allocates() {
+    let mut node = Node::with_pods(["a", "b"]);
+    node.apply(&policy());
+    let probes = [
+        udp().from("a").to("b"),
+        tcp().from("a").to("b"),
+        tcp().v6().from("a").to("b"),
+        ping().from("a").to("b"),
+    ];
+    for (number, probe) in probes.into_iter().enumerate() {
+        let frame = node.frame(&probe);
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend(frame);
+        let (end, port) = (buffer.len(), node.state.port_by_name("a").unwrap());
+        let before = ALLOCATIONS.get();
+        let mut packet = Packet::new(&mut buffer, HEADROOM, end, port, Checksum::Complete).unwrap();
+        let mut context = node.context();
+        let outcome = run(&mut packet, &mut context);
+        assert_eq!(ALLOCATIONS.get(), before, "probe {number}: {outcome:?}");
+    }
+}
+
+/// Allows, denies and rejects, and tells it all.
+fn policy() -> Vec<Change> {
+    let members = ["10.10.1.2/32", "10.10.1.3/32", "fd00:10:1::/64"];
+    let members = members.map(|member| member.parse().unwrap()).to_vec();
+    let group = Group { name: "all".to_owned(), members, fqdns: Vec::new() };
+    let rule = |(protocol, action): (u8, Action)| {
+        Change::Upsert(Object::Rule(Rule {
+            name: format!("{protocol}"),
+            policy: "AntreaClusterNetworkPolicy:p".to_owned(),
+            rule_name: String::new(),
+            direction: RuleDirection::Ingress,
+            table: RuleTable::AntreaPolicy,
+            rank: 1,
+            action,
+            applied_to_groups: vec!["all".to_owned()],
+            applied_to_services: Vec::new(),
+            peer_groups: vec!["all".to_owned()],
+            peer_services: Vec::new(),
+            traffic: vec![Traffic {
+                protocol,
+                ports: None,
+                source_ports: None,
+                icmp_type: None,
+                icmp_code: None,
+            }],
+            log: true,
+            log_label: String::new(),
+            priority: String::new(),
+        }))
+    };
+    let rules = [(17, Action::Allow), (6, Action::Reject), (1, Action::Drop)].map(rule);
+    rules.into_iter().chain([Change::Upsert(Object::Group(group))]).collect()
 }

@@ -14,7 +14,8 @@
 //! group NAME ADDRESS...               an address, a range or the name of a Pod
 //! members NAME +ADDRESS... -ADDRESS...
 //! rule NAME egress|ingress antrea|kubernetes|default RANK allow|drop|reject|pass|isolate
-//!      of GROUP... [peer GROUP...] [is TRAFFIC...]   traffic: tcp, udp:53, tcp:80-90, icmp:8
+//!      of GROUP... [peer GROUP...] [is TRAFFIC...] [log PRIORITY]
+//!                                     traffic: tcp, udp:53, tcp:80-90, icmp:8
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -106,6 +107,9 @@ fn send(node: &mut Node, words: &[&str]) -> String {
     if let Fate::Left(port, frame) = fate {
         writeln!(story, "    leaves by {port}").unwrap();
         describe(&frame, &mut story);
+    }
+    for line in policy::audit(node) {
+        writeln!(story, "    audit: {line}").unwrap();
     }
     for change in node.changes() {
         writeln!(story, "    {change}").unwrap();

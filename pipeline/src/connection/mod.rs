@@ -28,6 +28,9 @@ impl RuleId {
     /// Bits that say which slot; the others count how often it was used before.
     const SLOT_BITS: u32 = RULES_MAX.ilog2();
 
+    /// How many numbers a slot can have one after the other.
+    pub(crate) const GENERATIONS: u64 = 1 << (u32::BITS - Self::SLOT_BITS);
+
     /// The number of a slot that was used so often before.
     pub const fn new(slot: u32, generation: u32) -> RuleId {
         RuleId(generation << Self::SLOT_BITS | slot & (RULES_MAX as u32 - 1))

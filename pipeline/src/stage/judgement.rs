@@ -3,7 +3,9 @@
 use std::fmt;
 
 use crate::adjacency::AdjacencyTable;
-use crate::packet::{Denied, Packet, PacketSource};
+use crate::audit::AuditRecord;
+use crate::connection::RuleId;
+use crate::packet::{Denied, Packet, PacketSource, Tracking};
 use crate::reject::{Rejection, reject};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
@@ -11,6 +13,7 @@ use crate::state::{
     Action, Opening, PortRange, RuleDirection, RuleTable, State, Traffic, first_of,
 };
 use crate::table::Flow;
+use crate::tally::RuleCounts;
 use crate::translate;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::bytes_at;
@@ -54,6 +57,11 @@ impl RuleJudge {
         };
         let rule = &decisive.rule;
         context.note(format_args!("{} of {} for {whom}", rule.name, rule.policy));
+        if rule.log && rule.action != Action::Pass && !context.dry {
+            let bytes = u16::try_from(packet.ip()?.len).unwrap_or(u16::MAX);
+            let decision = (self.id, decisive.id, rule.action);
+            context.worker.audit.record(AuditRecord::new(context.now_ms, decision, tuple, bytes));
+        }
         match rule.action {
             Action::Pass => return Ok(Verdict::Next),
             Action::Allow if direction == RuleDirection::Egress => {
@@ -186,12 +194,30 @@ impl RuleMetric {
         RuleMetric { id, direction }
     }
 
+    fn allowed(&self, packet: &Packet<'_>) -> Option<RuleId> {
+        match self.direction {
+            RuleDirection::Egress => packet.facts.egress_rule,
+            RuleDirection::Ingress => packet.facts.ingress_rule,
+        }
+    }
+
     fn decide(
         &self,
         packet: &mut Packet<'_>,
         context: &mut Context<'_>,
     ) -> Result<Verdict, DropReason> {
-        let Some(denied) = packet.facts.denied else { return Ok(Verdict::Next) };
+        let Some(denied) = packet.facts.denied else {
+            if let (Some(rule), Tracking::New) = (self.allowed(packet), packet.facts.tracking) {
+                count(context, rule, RuleCounts { sessions: 1, packets: 0, bytes: 0 });
+            }
+            return Ok(Verdict::Next);
+        };
+        let bytes = packet.ip()?.len as u64;
+        count(context, denied.rule, RuleCounts { sessions: 1, packets: 1, bytes });
+        if let Some(rule) = packet.facts.egress_rule {
+            // It passed that rule, but no connection will account for it.
+            count(context, rule, RuleCounts { sessions: 0, packets: 1, bytes });
+        }
         let reason = match (self.direction, denied.action) {
             (RuleDirection::Egress, Action::Isolate) => DropReason::EgressIsolation,
             (RuleDirection::Egress, _) => DropReason::EgressPolicy,
@@ -206,6 +232,12 @@ impl RuleMetric {
             translate::both(packet, original)?;
         }
         Ok(reject(packet, context, Rejection::Prohibited, reason))
+    }
+}
+
+fn count(context: &mut Context<'_>, rule: RuleId, counts: RuleCounts) {
+    if !context.dry {
+        context.worker.tallies.add(rule, counts);
     }
 }
 

@@ -36,6 +36,7 @@ use crate::limits::PORTS_MAX;
 use crate::packet::{Checksum, Packet};
 use crate::run::{Context, run};
 use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
+use crate::tally::RuleCounts;
 use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
 
@@ -279,10 +280,18 @@ impl Node {
         fate
     }
 
-    /// What the counters gained since this was last asked: `outputs.b +1`, `drops.a.SpoofedArp +2`.
+    /// What the counters gained since this was last asked: `outputs.b +1`, `drops.a.SpoofedArp +2`,
+    /// `rules.web/allow.sessions +1`.
     pub fn changes(&mut self) -> Vec<String> {
+        for (id, rule) in self.state.rules() {
+            let RuleCounts { sessions, packets, bytes } = self.worker.tallies.get(id);
+            let counts = [("sessions", sessions), ("packets", packets), ("bytes", bytes)];
+            for (what, count) in counts {
+                self.counters.insert(format!("rules.{}.{what}", rule.name), count);
+            }
+        }
         let gained = self.counters.iter().filter_map(|(name, count)| {
-            let gained = count - self.seen.get(name).copied().unwrap_or(0);
+            let gained = count.saturating_sub(self.seen.get(name).copied().unwrap_or(0));
             (gained > 0).then(|| format!("{name} +{gained}"))
         });
         let gained = gained.collect();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use ipnet::IpNet;
+use seine_pipeline::audit::AuditLine;
 use seine_pipeline::state::{
     Action, Change, Group, GroupDelta, Object, PortRange, Rule, RuleDirection, RuleTable, Traffic,
 };
@@ -32,6 +33,16 @@ pub fn change(node: &Node, words: &[&str]) -> Change {
     }
 }
 
+/// The audit lines that are due a second from now.
+pub fn audit(node: &mut Node) -> Vec<String> {
+    let mut lines = Vec::new();
+    let state = &node.state;
+    node.worker.audit.drain(node.now_ms + 1000, |record| {
+        lines.push(AuditLine::of(&record, state).unwrap().to_string());
+    });
+    lines
+}
+
 /// An address, a range, or both addresses of a Pod.
 fn addresses(node: &Node, word: &str) -> Vec<IpNet> {
     match word.parse() {
@@ -41,16 +52,17 @@ fn addresses(node: &Node, word: &str) -> Vec<IpNet> {
 }
 
 fn rule(name: &str, direction: &str, table: &str, rank: &str, action: &str, rest: &[&str]) -> Rule {
-    let mut parts: [Vec<String>; 3] = Default::default();
+    let mut parts: [Vec<String>; 4] = Default::default();
     let mut part = 0;
     for word in rest {
         match *word {
             "peer" => part = 1,
             "is" => part = 2,
+            "log" => part = 3,
             word => parts[part].push(word.to_owned()),
         }
     }
-    let [applied_to_groups, peer_groups, traffic] = parts;
+    let [applied_to_groups, peer_groups, traffic, log] = parts;
     Rule {
         name: name.to_owned(),
         policy: match (table, action) {
@@ -83,9 +95,9 @@ fn rule(name: &str, direction: &str, table: &str, rank: &str, action: &str, rest
         peer_groups,
         peer_services: Vec::new(),
         traffic: traffic.iter().map(|word| self::traffic(word)).collect(),
-        log: false,
+        log: !log.is_empty(),
         log_label: String::new(),
-        priority: String::new(),
+        priority: log.into_iter().next().unwrap_or_default(),
     }
 }
 
