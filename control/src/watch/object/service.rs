@@ -50,14 +50,15 @@ fn cluster_addresses(spec: &core::ServiceSpec) -> Result<Vec<IpAddr>, Wrong> {
     if spec.type_.as_deref() == Some("ExternalName") {
         return Ok(Vec::new());
     }
-    let (field, texts) = match (&spec.cluster_ips, &spec.cluster_ip) {
-        (Some(many), _) if !many.is_empty() => ("clusterIPs", many.as_slice()),
-        (_, one) => ("clusterIP", one.as_slice()),
-    };
-    let addresses = each(field, texts, |text| match text.as_str() {
+    let address = |text: &String| match text.as_str() {
         "" | "None" => Ok(None),
         text => traffic::address(text).map(Some),
-    })?;
+    };
+    let addresses = match (&spec.cluster_ips, &spec.cluster_ip) {
+        (Some(many), _) if !many.is_empty() => each("clusterIPs", many, address)?,
+        (_, Some(one)) => vec![address(one).map_err(|wrong| wrong.within("clusterIP"))?],
+        (_, None) => Vec::new(),
+    };
     Ok(addresses.into_iter().flatten().collect())
 }
 

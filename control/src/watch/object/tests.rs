@@ -161,3 +161,8 @@ fn ports_of_every_api_become_intervals_or_names() {
     let any = Traffic { port: Some(Port::Named("dns".into())), ..Traffic::default() };
     assert_eq!(named.egress[0].traffic.as_deref().unwrap(), [any]);
 }
+
+mod antreas;
+mod mistakes;
+mod nodes_and_pods;
+mod services;
