@@ -1,5 +1,5 @@
 //! The ways to match: an exact key, the longest prefix, rules by rank, and what is remembered for a
-//! time.
+//! time; and one to spread.
 //!
 //! The first two are persistent: a copy shares everything with its original, and a change copies
 //! only the chunk or path that it touches, so a new State costs what changed and not what there is.
@@ -9,6 +9,7 @@ mod exact;
 mod expiring;
 mod hash;
 mod longest;
+mod maglev;
 mod ranked;
 pub(crate) mod sequence;
 
@@ -16,4 +17,5 @@ pub use exact::Exact;
 pub use expiring::{Expiring, ExpiringEntry};
 pub use hash::{KEY_WORDS_MAX, KeyedHash};
 pub use longest::Longest;
+pub use maglev::{MEMBERS_MAX, Maglev};
 pub use ranked::{Flow, Ranked};
