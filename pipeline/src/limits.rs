@@ -42,6 +42,10 @@ pub const AUDIT_RECORDS_MAX: usize = 1024;
 /// Denials that a worker watches for repetitions.
 pub const AUDIT_PENDING_MAX: usize = 1024;
 
+/// Endpoints of one Service. Kubernetes is tested with 250; the largest Maglev table has enough
+/// slots for this many.
+pub const SERVICE_ENDPOINTS_MAX: usize = crate::table::MEMBERS_MAX;
+
 /// Next hops on the underlay: one a peer.
 pub const ADJACENCIES_MAX: usize = PEERS_MAX;
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Endpoint, Kind, Node, Object, Peer, Refusal, policies};
+use super::{Endpoint, Kind, Node, Object, Peer, Refusal, Service, policies};
 use crate::address::Mac;
 
 /// RFC 8200 section 5: every link that carries IPv6 takes packets of this size.
@@ -41,7 +41,7 @@ pub(super) fn alone(object: &Object) -> Result<(), Refusal> {
         Object::Port(port) => station(kind, name, port.mac),
         Object::Group(group) => policies::check_group(group),
         Object::Rule(rule) => policies::check_rule(rule),
-        Object::Service(_) => Ok(()),
+        Object::Service(service) => service.check(),
     }
 }
 
@@ -107,6 +107,17 @@ pub(super) fn endpoint_on_node(endpoint: &Endpoint, node: &Node) -> Result<(), R
 
 fn is_edge(range: ipnet::Ipv4Net, address: IpAddr) -> bool {
     address == range.network() || address == range.broadcast()
+}
+
+/// What concerns a Service and the node: the addresses of this node's Pods are not for Services.
+pub(super) fn service_on_node(service: &Service, node: &Node) -> Result<(), Refusal> {
+    for (field, address) in service.addresses() {
+        if let Some(range) = node.pod_cidrs.iter().find(|range| range.contains(&address)) {
+            let reason = format!("{address} is in {range}, the Pod range of node `{}`", node.name);
+            return refuse(Kind::Service, &service.name, field, reason);
+        }
+    }
+    Ok(())
 }
 
 /// What concerns a peer and the node it is a peer of.

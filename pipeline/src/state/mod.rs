@@ -9,6 +9,7 @@ mod policies;
 mod rule;
 mod service;
 mod services;
+mod stale;
 mod transaction;
 
 use std::fmt;
@@ -23,12 +24,14 @@ pub use object::{
 pub(crate) use policies::{Opening, Policies, first_of};
 pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
 pub use service::{Service, ServiceEndpoint};
-pub(crate) use services::Services;
+pub use services::EndpointAddress;
+pub(crate) use services::{InstalledService, Services};
+pub use stale::StaleConnections;
 
 use crate::STAGES;
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyTable;
-use crate::connection::RuleId;
+use crate::connection::{RuleId, ServiceId};
 use crate::table::{Exact, Longest};
 
 /// What packets are judged by: immutable, shared by workers, replaced whole.
@@ -121,6 +124,16 @@ impl State {
     /// only a change of the Node looks at every Endpoint and Peer again.
     pub fn apply(&self, changes: &[Change]) -> Result<State, Refusal> {
         transaction::apply(self, changes)
+    }
+
+    /// The name of the Service that has this number, if it is still installed.
+    pub fn service_name(&self, id: ServiceId) -> Option<&str> {
+        self.services.by_id(id).map(|installed| installed.service.name.as_str())
+    }
+
+    /// The number of the installed Service of this name.
+    pub fn service_id(&self, name: &str) -> Option<ServiceId> {
+        self.services.named(name).map(|installed| installed.id)
     }
 
     /// The object of that kind and name.
@@ -256,6 +269,17 @@ impl State {
     pub(crate) fn is_pod_address(&self, address: IpAddr) -> bool {
         let in_range = self.local_range(address).is_some() || self.peer_by_route(address).is_some();
         in_range && !self.is_gateway_address(address)
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// The addresses at which NodePorts are reached: the node's own, and the one that its kernel
+    /// translates them into.
+    pub(crate) fn node_port_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let node = self.node.iter().flat_map(|node| node.node_port_addresses.iter().copied());
+        node.chain(service::VIRTUAL_NODE_PORT)
     }
 
     pub(crate) fn endpoint_by_name(&self, name: &str) -> Option<&Attached> {

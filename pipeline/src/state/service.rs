@@ -1,6 +1,27 @@
 //! Services: addresses that stand for endpoints.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::check::{is_host, refuse};
+use super::{Kind, Refusal};
+use crate::limits::SERVICE_ENDPOINTS_MAX;
+use crate::wire::{sctp, tcp, udp};
+
+/// A day: what Kubernetes allows `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const AFFINITY_SECONDS_MAX: u32 = 86_400;
+
+/// In whose name the node speaks to an endpoint where the answer would not come back otherwise
+/// (Antrea's virtual Service IP).
+pub(crate) const VIRTUAL_SERVICE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 253)),
+    IpAddr::V6(Ipv6Addr::new(0xfc01, 0, 0, 0, 0, 0xaabb, 0xccdd, 0xeeff)),
+];
+
+/// Where the node's kernel sends what came to a NodePort (Antrea's virtual NodePort DNAT IP).
+pub(crate) const VIRTUAL_NODE_PORT: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 252)),
+    IpAddr::V6(Ipv6Addr::new(0xfc01, 0, 0, 0, 0, 0xaabb, 0xccdd, 0xeefe)),
+];
 
 /// One port of a Service: Antrea's ServicePortName.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,4 +59,70 @@ pub struct ServiceEndpoint {
     pub cluster: bool,
     /// Whether it is on this node and the policy Local chooses from it.
     pub local: bool,
+}
+
+impl Service {
+    /// What must hold of it alone.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        let refuse = |field, reason| refuse(Kind::Service, &self.name, field, reason);
+        if !matches!(self.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL) {
+            return refuse("protocol", format!("{} is not TCP, UDP or SCTP", self.protocol));
+        }
+        if self.port == 0 {
+            return refuse("port", "0 is no port".to_owned());
+        }
+        if self.affinity_seconds > AFFINITY_SECONDS_MAX {
+            let reason = format!("{} is more than {AFFINITY_SECONDS_MAX}", self.affinity_seconds);
+            return refuse("affinity_seconds", reason);
+        }
+        let of_v4 = self.cluster_addresses.iter().filter(|it| it.is_ipv4()).count();
+        if of_v4 > 1 || self.cluster_addresses.len() - of_v4 > 1 {
+            let reason = "there is more than one of a family".to_owned();
+            return refuse("cluster_addresses", reason);
+        }
+        self.check_addresses()?;
+        if self.endpoints.len() > SERVICE_ENDPOINTS_MAX {
+            let reason = format!("there are more than {SERVICE_ENDPOINTS_MAX}");
+            return refuse("endpoints", reason);
+        }
+        for ServiceEndpoint { address, port, .. } in &self.endpoints {
+            let reason = if *port == 0 {
+                format!("{address} has port 0, which is none")
+            } else if !is_host(*address) {
+                format!("{address} is not an address that an endpoint can have")
+            } else {
+                continue;
+            };
+            return refuse("endpoints", reason);
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), Refusal> {
+        let refuse = |field, reason| refuse(Kind::Service, &self.name, field, reason);
+        let mut addresses = self.addresses().peekable();
+        if addresses.peek().is_none() && self.node_port == 0 {
+            return refuse("cluster_addresses", "nobody can reach it by any address".to_owned());
+        }
+        for (count, (field, address)) in addresses.enumerate() {
+            let reason = if self.addresses().take(count).any(|(_, other)| other == address) {
+                format!("{address} is there twice")
+            } else if !is_host(address)
+                || VIRTUAL_SERVICE.contains(&address)
+                || VIRTUAL_NODE_PORT.contains(&address)
+            {
+                format!("{address} is not an address that a Service can have")
+            } else {
+                continue;
+            };
+            return refuse(field, reason);
+        }
+        Ok(())
+    }
+
+    /// Its addresses of both kinds, each with its field.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&'static str, IpAddr)> {
+        let cluster = self.cluster_addresses.iter().map(|address| ("cluster_addresses", *address));
+        cluster.chain(self.external_addresses.iter().map(|it| ("external_addresses", *it)))
+    }
 }

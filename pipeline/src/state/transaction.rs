@@ -21,8 +21,8 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
     let named = named(state, changes)?;
     let mut next = state.clone();
     let mut displaced = Vec::new();
-    for id in named.keys() {
-        displaced.extend(next.take_out(id));
+    for (id, object) in &named {
+        displaced.extend(next.take_out(id, object.is_some()));
     }
     let objects = || named.values().filter_map(|object| *object);
     // Ports before Endpoints: an Endpoint finds its port open when it is put in.
@@ -97,8 +97,9 @@ fn policy_changes<'a>(named: &'a Named<'a>, changes: &'a [Change]) -> policies::
 }
 
 impl State {
-    /// Takes an object out; with a port also the Endpoint attached to it, which is given back.
-    fn take_out(&mut self, id: &ObjectId) -> Option<Arc<Endpoint>> {
+    /// Takes an object out, of which another of its name may take the place; with a port also the
+    /// Endpoint attached to it, which is given back.
+    fn take_out(&mut self, id: &ObjectId, replaced: bool) -> Option<Arc<Endpoint>> {
         let name = id.name.as_str();
         match id.kind {
             Kind::Node => {
@@ -133,7 +134,7 @@ impl State {
                 return self.detach(&attached);
             }
             Kind::Group | Kind::Rule => {}
-            Kind::Service => self.services.remove(name),
+            Kind::Service => self.services.remove(name, replaced),
         }
         None
     }
@@ -263,11 +264,13 @@ impl State {
             endpoints.into_iter().try_for_each(|it| check::endpoint_on_node(it, node))?;
             let mut peers: Vec<_> = self.peers.iter().map(|(_, peer)| peer).collect();
             peers.sort_by_key(|peer| &peer.name);
-            return peers.into_iter().try_for_each(|peer| check::peer_of_node(peer, node));
+            peers.into_iter().try_for_each(|peer| check::peer_of_node(peer, node))?;
+            return self.services.check_beside(node);
         }
         named.values().filter_map(|object| *object).try_for_each(|object| match object {
             Object::Endpoint(endpoint) => check::endpoint_on_node(endpoint, node),
             Object::Peer(peer) => check::peer_of_node(peer, node),
+            Object::Service(service) => check::service_on_node(service, node),
             _ => Ok(()),
         })
     }

@@ -91,6 +91,13 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
         self.len == 0
     }
 
+    /// The entries of all parts that `other` does not share: those that differ, and few more.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a K, &'a E)> {
+        let pairs = self.chunks.iter().zip(other.chunks.iter());
+        let changed = pairs.filter(|(own, others)| !Arc::ptr_eq(own, others));
+        changed.flat_map(|(own, _)| own.iter()).map(|(key, entry)| (key, entry))
+    }
+
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &E)> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|(key, entry)| (key, entry))
@@ -186,5 +193,8 @@ mod tests {
         let shared = |(old, new): (&Arc<_>, &Arc<_>)| Arc::ptr_eq(old, new);
         let copied = before.chunks.iter().zip(table.chunks.iter()).filter(|pair| !shared(*pair));
         assert_eq!(copied.count(), 1);
+        let differing: HashMap<_, _> = table.differing(&before).collect();
+        assert!(differing.contains_key(&3) && differing.len() < 100);
+        assert_eq!(table.differing(&table.clone()).count(), 0);
     }
 }
