@@ -40,6 +40,7 @@ pub(crate) fn icmp_error(
     if !may_answer(packet, &ip, error) {
         return Err(otherwise);
     }
+    let ip = restored(packet)?;
     let mut back = Back::of(packet, &ip, state).ok_or(otherwise)?;
     if matches!(error, Error::Prohibited | Error::PortUnreachable) {
         back.address = ip.destination;
@@ -68,6 +69,7 @@ pub(crate) fn reset(
     if ip.fragment != Fragment::Whole || !speaks_for_one(&ip) {
         return Err(otherwise);
     }
+    let ip = restored(packet)?;
     let segment = packet.payload().get(ip.upper..ip.len).ok_or(DropReason::Malformed)?;
     let view = Tcp::parse(segment).ok_or(DropReason::Malformed)?;
     let repr = ResetRepr::answering(&view, segment.len()).ok_or(otherwise)?;
@@ -86,6 +88,15 @@ pub(crate) fn reset(
     };
     emit().ok_or(DropReason::Malformed)?;
     back.send(packet)
+}
+
+/// Makes the packet again what its sender sent, if it was translated since: that is what an answer
+/// is about. Gives its headers.
+fn restored(packet: &mut Packet<'_>) -> Result<Ip, DropReason> {
+    if let Some(original) = packet.facts.original {
+        translate::both(packet, original)?;
+    }
+    packet.ip()
 }
 
 /// Whether an answer would reach one sender, and no more than one would answer.

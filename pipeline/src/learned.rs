@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
+use crate::affinity::AffinityTable;
 use crate::audit::AuditBuffer;
 use crate::connection::FragmentTable;
-use crate::limits::FRAGMENTS_MAX;
+use crate::limits::{AFFINITIES_MAX, FRAGMENTS_MAX};
 use crate::tally::RuleTallies;
 
 /// What all workers of a datapath share beside the State.
@@ -14,13 +15,18 @@ use crate::tally::RuleTallies;
 pub struct Learned {
     /// Fragmented packets under way.
     pub fragments: FragmentTable,
+    /// Which endpoint a client of a Service had.
+    pub affinities: AffinityTable,
 }
 
 impl Learned {
     /// Nothing learnt yet. The seed keys hash tables: one that nobody outside can know keeps others
     /// from making up entries that get in each other's way.
     pub fn new(seed: u64) -> Learned {
-        Learned { fragments: FragmentTable::new(FRAGMENTS_MAX, seed) }
+        Learned {
+            fragments: FragmentTable::new(FRAGMENTS_MAX, seed),
+            affinities: AffinityTable::new(AFFINITIES_MAX, seed),
+        }
     }
 }
 

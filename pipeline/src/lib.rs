@@ -22,6 +22,7 @@
 
 pub mod address;
 pub mod adjacency;
+pub mod affinity;
 mod answer;
 pub mod audit;
 pub mod connection;
@@ -55,6 +56,8 @@ use stage::ingress_security::{
     IngressSecurityClassifier,
 };
 use stage::output::Output;
+use stage::post_routing::{Snat, SnatMark};
+use stage::pre_routing::{EndpointDnat, NodePortMark, ServiceLb, SessionAffinity};
 use stage::routing::{L3DecTtl, L3Forwarding};
 use stage::switching::L2ForwardingCalc;
 use stage::validation::{ArpSpoofGuard, Ipv6, SpoofGuard};
@@ -66,11 +69,13 @@ pub const STAGES: &[Stage] = &[
     stage("Validation", &[&ArpSpoofGuard, &SpoofGuard, &Ipv6]),
     stage("ArpResponder", &[&ArpResponder]),
     stage("ConntrackState", &[&ConntrackZone, &ConntrackState]),
+    stage("PreRouting", &[&NodePortMark, &SessionAffinity, &ServiceLb, &EndpointDnat]),
     stage(
         "EgressSecurity",
         &[&ANTREA_POLICY_EGRESS_RULE, &EGRESS_RULE, &EGRESS_DEFAULT_RULE, &EGRESS_METRIC],
     ),
     stage("Routing", &[&L3Forwarding, &L3DecTtl]),
+    stage("PostRouting", &[&SnatMark, &Snat]),
     stage("Switching", &[&L2ForwardingCalc]),
     stage(
         "IngressSecurity",

@@ -46,6 +46,10 @@ pub const AUDIT_PENDING_MAX: usize = 1024;
 /// slots for this many.
 pub const SERVICE_ENDPOINTS_MAX: usize = crate::table::MEMBERS_MAX;
 
+/// Clients whose endpoint is remembered, of all Services with affinity: 64 bytes each. One that is
+/// forgotten early is sent to an endpoint anew, which may be another.
+pub const AFFINITIES_MAX: usize = 1 << 16;
+
 /// Next hops on the underlay: one a peer.
 pub const ADJACENCIES_MAX: usize = PEERS_MAX;
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyId;
 use crate::connection::{Connection, ConnectionId, Direction, RuleId, ServiceId, Tuple};
-use crate::state::Action;
+use crate::state::{Action, EndpointAddress};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::Ip;
@@ -107,6 +107,8 @@ pub struct Facts {
     pub external: bool,
     /// The Service that it was sent to; set by `ServiceLB`.
     pub service: Option<ServiceId>,
+    /// The endpoint chosen for it; set by `SessionAffinity` or `ServiceLB` (register 3).
+    pub endpoint: Option<EndpointAddress>,
     /// Its source is translated; set by `SNATMark`.
     pub snat: bool,
     /// It leaves by the port it came in by; set by `SNATMark`, or by its connection.

@@ -19,7 +19,6 @@ pub(crate) enum Rejection {
     /// A rule forbids it: "administratively prohibited".
     Prohibited,
     /// Nobody serves what it was sent to: "port unreachable".
-    #[allow(dead_code, reason = "Services come to the pipeline with their tables")]
     PortUnreachable,
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::STAGES;
 use crate::adjacency::AdjacencyTable;
+use crate::connection::FlowKey;
 use crate::learned::{Learned, WorkerMemory};
 use crate::packet::Packet;
 use crate::stage::TableId;
@@ -33,6 +34,12 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Whether a connection is known by this key.
+    pub(crate) fn knows(&self, _key: &FlowKey) -> bool {
+        // As long as nothing remembers connections, no answer can be another's.
+        false
+    }
+
     /// Says what the running table has matched, if somebody wants to know.
     pub fn note(&mut self, matched: fmt::Arguments<'_>) {
         if let Some(trace) = &mut self.trace {

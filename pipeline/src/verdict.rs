@@ -95,6 +95,12 @@ reasons! {
     UnknownDestinationMac,
     /// A loopback, unspecified or otherwise unroutable source or destination address.
     UnroutableAddress,
+    /// Sent to a Service without endpoints, and may not be answered.
+    NoEndpoint,
+    /// Sent to an address of Services at a port that none of them has, and may not be answered.
+    NoService,
+    /// No source port is left for a translated source.
+    SnatPortsExhausted,
     /// A Pod's own Geneve to a node: masqueraded, it would pass for this node's.
     ForgedTunnel,
     /// TTL or hop limit ran out where no ICMP error may be sent.

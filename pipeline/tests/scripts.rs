@@ -8,14 +8,18 @@
 //! ```text
 //! cluster [over-ipv6] pods a b        a new node with these Pods
 //! send udp|tcp|ping|who-has [v6] from X to Y [source S] [source-mac N] [mac N] [ttl T] [bytes B]
-//!      [fragmentable] [set OFFSET HEX] [resum]     resum: sum the outer IPv4 header again
+//!      [port P] [source-port P] [fragmentable] [set OFFSET HEX] [resum]
+//!                                     resum: sum the outer IPv4 header again
 //! lose next-hop                       the underlay no longer knows the peer's next hop
-//! delete endpoint|node|port|group|rule NAME
+//! delete endpoint|node|port|group|rule|service NAME
 //! group NAME ADDRESS...               an address, a range or the name of a Pod
 //! members NAME +ADDRESS... -ADDRESS...
 //! rule NAME egress|ingress antrea|kubernetes|default RANK allow|drop|reject|pass|isolate
 //!      of GROUP... [peer GROUP...] [is TRAFFIC...] [log PRIORITY]
 //!                                     traffic: tcp, udp:53, tcp:80-90, icmp:8
+//! service NAME tcp|udp|sctp PORT at ADDRESS... [external ADDRESS...] [node-port N]
+//!      [affinity SECONDS] [internal-local] [external-local] to ENDPOINT:PORT...
+//! wait SECONDS
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -28,6 +32,7 @@ use seine_pipeline::state::{Change, Kind, ObjectId};
 use seine_pipeline::testbed::{Fate, Node, Probe, ping, tcp, udp, who_has};
 
 mod policy;
+mod service;
 
 #[test]
 fn every_script_comes_out_as_it_is_written() {
@@ -78,11 +83,14 @@ fn play(script: &str) -> String {
                     "port" => Kind::Port,
                     "group" => Kind::Group,
                     "rule" => Kind::Rule,
+                    "service" => Kind::Service,
                     other => panic!("{other}: no such kind"),
                 };
                 node.apply(&[Change::Delete(ObjectId { kind, name: (*name).to_owned() })]);
             }
             ["group" | "members" | "rule", ..] => node.apply(&[policy::change(&node, &words)]),
+            ["service", words @ ..] => node.apply(&[service::change(&node, words)]),
+            ["wait", seconds] => node.now_ms += seconds.parse::<u64>().unwrap() * 1000,
             ["send", words @ ..] => played.push_str(&send(&mut node, words)),
             _ => panic!("not understood: {line}"),
         }
@@ -141,6 +149,10 @@ fn probe(words: &[&str]) -> Probe {
             ["source", name, rest @ ..] => (probe.source(name), rest),
             ["source-mac", name, rest @ ..] => (probe.source_mac(name), rest),
             ["mac", name, rest @ ..] => (probe.destination_mac(name), rest),
+            ["port", number, rest @ ..] => (probe.port(number.parse().unwrap()), rest),
+            ["source-port", number, rest @ ..] => {
+                (probe.source_port(number.parse().unwrap()), rest)
+            }
             ["ttl", count, rest @ ..] => (probe.ttl(count.parse().unwrap()), rest),
             ["bytes", count, rest @ ..] => (probe.payload_bytes(count.parse().unwrap()), rest),
             [] => return probe,

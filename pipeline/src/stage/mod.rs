@@ -10,6 +10,8 @@ pub mod egress_security;
 pub mod ingress_security;
 mod judgement;
 pub mod output;
+pub mod post_routing;
+pub mod pre_routing;
 pub mod routing;
 pub mod switching;
 pub mod validation;

@@ -13,7 +13,8 @@ use std::net::IpAddr;
 use crate::address::Mac;
 use crate::adjacency::AdjacencyTable;
 use crate::answer;
-use crate::packet::{Packet, PacketSource, Tunnel};
+use crate::connection::Direction;
+use crate::packet::{Packet, PacketSource, Tracking, Tunnel};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
 use crate::state::{Endpoint, Node, Peer, Port, State};
@@ -32,21 +33,30 @@ struct Way<'s> {
     destination_mac: Mac,
     gateway: &'s Port,
     node: &'s Node,
+    /// It is for a Service, or from one: whoever sent it knows neither the other end's MAC address
+    /// nor where that is.
+    translated: bool,
 }
 
 impl L3Forwarding {
     fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
         let state = context.state;
         let ip = packet.ip()?;
-        routable(ip.source, ip.destination)?;
+        // What an endpoint answers is from the Service by now, which may be a virtual address.
+        let sender = packet.facts.original.map_or(ip.source, |original| original.source);
+        routable(sender, ip.destination)?;
         let way = Way {
             source: packet.facts.source.ok_or(DropReason::UnknownPort)?,
             destination_mac: packet.ethernet()?.destination(),
             gateway: state.gateway().ok_or(DropReason::NoEgressPort)?,
             node: state.node().ok_or(DropReason::NoNode)?,
+            translated: is_translated(packet),
         };
-        if let Some((endpoint, port)) = state.owner(ip.destination) {
-            if port == packet.ingress {
+        if way.translated && answers_gateway(packet) {
+            context.note(format_args!("{} asked by way of the gateway", ip.destination));
+            way.back_to_gateway(packet)?;
+        } else if let Some((endpoint, port)) = state.owner(ip.destination) {
+            if port == packet.ingress && !way.translated {
                 context.note(format_args!("{} owns {}", endpoint.name, ip.destination));
                 return Err(DropReason::Hairpin);
             }
@@ -73,24 +83,64 @@ impl L3Forwarding {
     }
 }
 
+/// Whether it is for a Service, or from one.
+fn is_translated(packet: &Packet<'_>) -> bool {
+    match packet.facts.tracking {
+        Tracking::Known { connection, .. } => connection.decision.service.is_some(),
+        Tracking::New | Tracking::Untracked => packet.facts.rewrite,
+    }
+}
+
+/// Whether it answers one who came in by the gateway.
+fn answers_gateway(packet: &Packet<'_>) -> bool {
+    match packet.facts.tracking {
+        Tracking::Known { connection, direction: Direction::Reply, .. } => {
+            connection.decision.source == PacketSource::Gateway
+        }
+        _ => false,
+    }
+}
+
 impl Way<'_> {
     fn to_endpoint(&self, packet: &mut Packet<'_>, target: &Endpoint) -> Result<(), DropReason> {
         packet.facts.mtu = usize::from(target.mtu);
+        let addressed = self.destination_mac == target.mac;
         match self.source {
-            PacketSource::Pod | PacketSource::Gateway if self.destination_mac == target.mac => {
-                Ok(())
-            }
-            PacketSource::Pod if self.destination_mac != self.gateway.mac => {
+            PacketSource::Pod | PacketSource::Gateway if addressed && !self.translated => Ok(()),
+            PacketSource::Pod if !addressed && self.destination_mac != self.gateway.mac => {
                 Err(DropReason::UnknownDestinationMac)
             }
-            PacketSource::Gateway => Err(DropReason::UnknownDestinationMac),
-            PacketSource::Pod | PacketSource::Tunnel => packet.route(self.gateway.mac, target.mac),
+            PacketSource::Gateway if !addressed && !self.to_services() => {
+                Err(DropReason::UnknownDestinationMac)
+            }
+            _ => packet.route(self.gateway.mac, target.mac),
         }
+    }
+
+    /// Whether the node sent it to where its kernel believes Services: the virtual MAC or its own.
+    fn to_services(&self) -> bool {
+        let mac = self.destination_mac;
+        self.translated && (mac == Mac::VIRTUAL || mac == self.gateway.mac)
+    }
+
+    /// The client of a Service is the node, or behind it.
+    fn back_to_gateway(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+        packet.facts.mtu = usize::from(self.gateway.mtu);
+        let addressed = match self.source {
+            PacketSource::Pod => self.destination_mac == self.gateway.mac,
+            PacketSource::Gateway => self.to_services(),
+            PacketSource::Tunnel => true,
+        };
+        if !addressed {
+            return Err(DropReason::UnknownDestinationMac);
+        }
+        packet.route(Mac::VIRTUAL, self.gateway.mac)
     }
 
     fn to_gateway(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
         packet.facts.mtu = usize::from(self.gateway.mtu);
         match self.source {
+            PacketSource::Gateway if self.to_services() => self.back_to_gateway(packet),
             PacketSource::Gateway => Err(DropReason::Hairpin),
             PacketSource::Pod if self.destination_mac == self.gateway.mac => Ok(()),
             PacketSource::Pod => Err(DropReason::UnknownDestinationMac),
@@ -104,7 +154,7 @@ impl Way<'_> {
             PacketSource::Pod => {
                 self.destination_mac == self.gateway.mac || self.destination_mac == Mac::VIRTUAL
             }
-            PacketSource::Gateway => self.destination_mac == Mac::VIRTUAL,
+            PacketSource::Gateway => self.destination_mac == Mac::VIRTUAL || self.to_services(),
             PacketSource::Tunnel => return Err(DropReason::TunnelTransit),
         };
         if !addressed {
@@ -124,6 +174,7 @@ impl Way<'_> {
         match self.source {
             PacketSource::Pod if self.destination_mac == self.gateway.mac => Ok(()),
             PacketSource::Pod => Err(DropReason::UnknownDestinationMac),
+            PacketSource::Gateway if self.to_services() => self.back_to_gateway(packet),
             PacketSource::Gateway => Err(DropReason::Hairpin),
             PacketSource::Tunnel => Err(DropReason::TunnelTransit),
         }

@@ -1,7 +1,7 @@
 //! Switching: the egress port, by destination MAC.
 //!
 //! Antrea: stage Switching, table `L2ForwardingCalc`.
-//! Reads: destination MAC, ingress port.  Writes: the egress port.
+//! Reads: destination MAC, ingress port, the mark of hairpins.  Writes: the egress port.
 //! Hit: next table.  Miss: drop `UnknownDestinationMac`.
 //!
 //! The virtual MAC stands for every peer: which one was decided by `L3Forwarding`.
@@ -35,6 +35,11 @@ impl L2ForwardingCalc {
         } else {
             return Err(DropReason::UnknownDestinationMac);
         };
+        if packet.facts.hairpin {
+            context.note(format_args!("back out by the port it came in by"));
+            packet.facts.egress = Some(packet.ingress);
+            return Ok(Verdict::Next);
+        }
         if egress == packet.ingress {
             return Err(DropReason::Hairpin);
         }

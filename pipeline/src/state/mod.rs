@@ -23,6 +23,7 @@ pub use object::{
 };
 pub(crate) use policies::{Opening, Policies, first_of};
 pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
+pub(crate) use service::VIRTUAL_SERVICE;
 pub use service::{Service, ServiceEndpoint};
 pub use services::EndpointAddress;
 pub(crate) use services::{InstalledService, Services};
@@ -273,6 +274,19 @@ impl State {
 
     pub(crate) fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// Whether nothing but Services is at an address: no node is known to have it.
+    pub(crate) fn is_for_services_only(&self, address: IpAddr) -> bool {
+        service::VIRTUAL_NODE_PORT.contains(&address)
+            || self.services.has_address(address) && !self.is_node_address(address)
+    }
+
+    fn is_node_address(&self, address: IpAddr) -> bool {
+        let own = self.node().is_some_and(|node| {
+            node.tunnel_address == address || node.node_port_addresses.contains(&address)
+        });
+        own || self.peer_by_tunnel(address).is_some()
     }
 
     /// The addresses at which NodePorts are reached: the node's own, and the one that its kernel

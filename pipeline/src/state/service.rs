@@ -121,7 +121,7 @@ impl Service {
     }
 
     /// Its addresses of both kinds, each with its field.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = (&'static str, IpAddr)> {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = (&'static str, IpAddr)> {
         let cluster = self.cluster_addresses.iter().map(|address| ("cluster_addresses", *address));
         cluster.chain(self.external_addresses.iter().map(|it| ("external_addresses", *it)))
     }

@@ -263,9 +263,14 @@ impl Services {
         self.addresses.get(&address).is_some()
     }
 
-    /// Whether any Service has affinity.
-    pub(crate) fn any_with_affinity(&self) -> bool {
-        self.with_affinity != 0
+    /// How many Services have affinity.
+    pub(crate) fn with_affinity(&self) -> usize {
+        self.with_affinity
+    }
+
+    /// How many pairs of address and port, and node ports, Services are reached by.
+    pub(crate) fn places_len(&self) -> usize {
+        self.by_address.len() + self.by_node_port.len()
     }
 
     /// The Service that has this number.
@@ -293,10 +298,6 @@ impl Services {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &InstalledService> {
         self.services.iter().map(|(_, installed)| installed.as_ref())
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.services.len()
     }
 }
 

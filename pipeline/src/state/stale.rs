@@ -23,7 +23,8 @@ pub struct StaleConnections {
 }
 
 impl StaleConnections {
-    /// Those that end as `new` follows `old`; it must have been derived from it. Costs what differs.
+    /// Those that end as `new` follows `old`, from which it must have been derived. Costs what
+    /// differs.
     pub fn between(old: &State, new: &State) -> StaleConnections {
         let mut stale = StaleConnections::default();
         let (before, after) = (old.services(), new.services());

@@ -93,9 +93,13 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
 
     /// The entries of all parts that `other` does not share: those that differ, and few more.
     pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a K, &'a E)> {
-        let pairs = self.chunks.iter().zip(other.chunks.iter());
-        let changed = pairs.filter(|(own, others)| !Arc::ptr_eq(own, others));
-        changed.flat_map(|(own, _)| own.iter()).map(|(key, entry)| (key, entry))
+        // Where there are more chunks now, every entry may have moved to another.
+        let alike = self.chunks.len() == other.chunks.len();
+        let shared = move |(index, own): &(usize, &Chunk<K, E>)| {
+            alike && other.chunks.get(*index).is_some_and(|others| Arc::ptr_eq(own, others))
+        };
+        let changed = self.chunks.iter().enumerate().filter(move |chunk| !shared(chunk));
+        changed.flat_map(|(_, own)| own.iter()).map(|(key, entry)| (key, entry))
     }
 
     /// All entries, in no order.

@@ -29,6 +29,7 @@ use std::net::IpAddr;
 
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
+use crate::affinity::AffinityTable;
 use crate::connection::FragmentTable;
 use crate::describe::{Description, describe};
 use crate::learned::{Learned, WorkerMemory};
@@ -57,6 +58,8 @@ pub const MTU: u16 = 1450;
 
 /// Fragmented packets that a node here remembers at least.
 const FRAGMENTS: usize = 64;
+/// Clients of Services that it remembers at least.
+const AFFINITIES: usize = 64;
 
 /// The MAC address of the gateway port.
 pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
@@ -155,7 +158,10 @@ impl Node {
         Node {
             state: State::new(1).apply(&changes).unwrap(),
             adjacencies,
-            learned: Learned { fragments: FragmentTable::new(FRAGMENTS, 1) },
+            learned: Learned {
+                fragments: FragmentTable::new(FRAGMENTS, 1),
+                affinities: AffinityTable::new(AFFINITIES, 1),
+            },
             worker: WorkerMemory::new(),
             now_ms: 1_000_000,
             trace: Trace::default(),
@@ -209,8 +215,8 @@ impl Node {
             source: probe.source.as_ref().map(|name| self.address(name, probe.v6)),
             destination: self.address(&probe.to, probe.v6),
             protocol: probe.protocol,
-            source_port: 40000,
-            destination_port: 53,
+            source_port: probe.source_port,
+            destination_port: probe.destination_port,
             payload_bytes: probe.payload_bytes,
             ttl: probe.ttl,
             source_mac: probe.source_mac.as_ref().map(|name| self.mac(name)),

@@ -15,6 +15,8 @@ pub struct Probe {
     pub(super) destination_mac: Option<String>,
     pub(super) protocol: Protocol,
     pub(super) v6: bool,
+    pub(super) source_port: u16,
+    pub(super) destination_port: u16,
     pub(super) payload_bytes: usize,
     pub(super) ttl: u8,
     pub(super) checksum: Checksum,
@@ -51,6 +53,8 @@ impl Probe {
             destination_mac: None,
             protocol,
             v6: false,
+            source_port: 40000,
+            destination_port: 53,
             payload_bytes: 4,
             ttl: 64,
             checksum: Checksum::Complete,
@@ -100,6 +104,18 @@ impl Probe {
     /// In IPv6 or not.
     pub fn in_v6(mut self, v6: bool) -> Probe {
         self.v6 = v6;
+        self
+    }
+
+    /// Its destination port: 53 where nothing is said.
+    pub fn port(mut self, port: u16) -> Probe {
+        self.destination_port = port;
+        self
+    }
+
+    /// Its source port: 40000 where nothing is said.
+    pub fn source_port(mut self, port: u16) -> Probe {
+        self.source_port = port;
         self
     }
 
