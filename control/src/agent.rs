@@ -16,7 +16,7 @@ use crate::cni_server::{self, ServeError};
 use crate::compile::{NodeNetwork, Underlay, node_network};
 use crate::configuration::Configuration;
 use crate::datapath_session::{Changes, Connected, Session, SessionState};
-use crate::host_network::{self, HostPlan};
+use crate::host_network::{self, HostPlan, ServicePlan};
 use crate::model::Cluster;
 use crate::namespace::{Namespace, NamespaceError};
 use crate::watch::manifests;
@@ -158,7 +158,7 @@ impl Agent {
             match self.network(&known, hello) {
                 Ok(network) => {
                     self.session.replace(&NETWORK, network.objects());
-                    self.announce(network, hello, ports);
+                    self.announce(network, &known, hello, ports);
                     return Ok(());
                 }
                 Err(reason) => {
@@ -181,6 +181,8 @@ impl Agent {
         let underlay = Underlay {
             uplink_mtu: hello.uplink.as_ref().map(|uplink| uplink.mtu),
             default_mtu: self.configuration.default_mtu,
+            encap_mode: self.configuration.encap_mode(),
+            tunnel_type: self.configuration.tunnel_type(),
         };
         let network = node_network(cluster, &self.configuration.node_name, underlay)
             .map_err(|error| error.to_string())?;
@@ -188,12 +190,20 @@ impl Agent {
         Ok(network)
     }
 
-    fn announce(&self, network: NodeNetwork, hello: &v1::HelloReply, ports: Namespace) {
+    fn announce(
+        &self,
+        network: NodeNetwork,
+        cluster: &Cluster,
+        hello: &v1::HelloReply,
+        ports: Namespace,
+    ) {
         for reason in &network.left_out {
             warn!("{reason}");
         }
-        if let Some(gateway) = &hello.gateway {
-            self.plan.send_replace(Some(HostPlan::new(&network, gateway)));
+        let ranges = self.configuration.service_ranges();
+        let services = ServicePlan::new(cluster.services.values(), &ranges, &network);
+        if let Some(plan) = HostPlan::new(&network, hello, services) {
+            self.plan.send_replace(Some(plan));
         }
         let queues = hello.workers.max(1);
         self.facts.send_replace(Some(Arc::new(Facts { local: network.local, queues, ports })));
@@ -223,7 +233,7 @@ impl Agent {
                 }
             };
             let difference = self.session.replace(&NETWORK, network.objects());
-            self.announce(network, &hello, facts.ports.clone());
+            self.announce(network, &known, &hello, facts.ports.clone());
             if difference.is_empty() {
                 continue;
             }

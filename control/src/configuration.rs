@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+use seine_datapath_api::v1;
 use serde::{Deserialize, Serialize};
 
 /// What the file may say.
@@ -25,6 +27,12 @@ pub struct Configuration {
     /// By which tunnel.
     #[serde(rename = "tunnelType")]
     pub tunnel_type: String,
+    /// Where the cluster addresses of Services are; a Service outside is routed by itself.
+    #[serde(rename = "serviceCIDR")]
+    pub service_cidr: String,
+    /// The same for IPv6.
+    #[serde(rename = "serviceCIDRv6")]
+    pub service_cidr_v6: String,
     /// The MTU of Pods and of the gateway; 0: the uplink's less the tunnel.
     #[serde(rename = "defaultMTU")]
     pub default_mtu: u32,
@@ -40,6 +48,8 @@ impl Default for Configuration {
             state_dir: "/var/lib/seine".into(),
             traffic_encap_mode: "encap".into(),
             tunnel_type: "geneve".into(),
+            service_cidr: "10.96.0.0/12".into(),
+            service_cidr_v6: String::new(),
             default_mtu: 0,
         }
     }
@@ -72,8 +82,14 @@ trafficEncapMode = "encap"
 # By which tunnel: "geneve", Antrea's default. vxlan, gre and stt are not there yet.
 tunnelType = "geneve"
 
+# Where the cluster addresses of Services are: kubeadm's and Antrea's default. The node reaches the
+# whole range by one route; a Service with an address elsewhere gets a route of its own. Empty: all
+# of them do.
+serviceCIDR = "10.96.0.0/12"
+serviceCIDRv6 = ""
+
 # The MTU of Pods and of seine-gw0, in bytes. 0 derives it: the uplink's MTU less 50 bytes for
-# Geneve over IPv4, 70 over IPv6.
+# a tunnel over IPv4, 70 over IPv6.
 defaultMTU = 0
 "#;
 
@@ -104,7 +120,7 @@ pub enum ConfigurationError {
         /// Its value.
         value: String,
         /// What works.
-        supported: &'static str,
+        supported: String,
     },
     /// A value that is none.
     #[error("{key} = \"{value}\": {reason}")]
@@ -139,14 +155,38 @@ impl Configuration {
         configuration.checked()
     }
 
+    /// How Pods of different nodes reach each other.
+    pub fn encap_mode(&self) -> v1::node::EncapMode {
+        match self.traffic_encap_mode.as_str() {
+            "noEncap" => v1::node::EncapMode::NoEncap,
+            _ => v1::node::EncapMode::Encap,
+        }
+    }
+
+    /// By which tunnel, if by one.
+    pub fn tunnel_type(&self) -> v1::node::TunnelType {
+        match self.tunnel_type.as_str() {
+            "vxlan" => v1::node::TunnelType::Vxlan,
+            _ => v1::node::TunnelType::Geneve,
+        }
+    }
+
+    /// Where the cluster addresses of Services are.
+    pub fn service_ranges(&self) -> Vec<IpNet> {
+        let texts = [&self.service_cidr, &self.service_cidr_v6];
+        texts.iter().filter_map(|text| text.parse::<IpNet>().ok()).map(|it| it.trunc()).collect()
+    }
+
     fn checked(mut self) -> Result<Self, ConfigurationError> {
         one_of(
             "trafficEncapMode",
             &self.traffic_encap_mode,
-            "encap",
+            &["encap"],
             &["noEncap", "hybrid", "networkPolicyOnly"],
         )?;
-        one_of("tunnelType", &self.tunnel_type, "geneve", &["vxlan", "gre", "stt"])?;
+        one_of("tunnelType", &self.tunnel_type, &["geneve"], &["vxlan", "gre", "stt"])?;
+        service_range("serviceCIDR", &self.service_cidr, false)?;
+        service_range("serviceCIDRv6", &self.service_cidr_v6, true)?;
         let paths = [
             ("manifests", &self.manifests),
             ("datapath_socket", &self.datapath_socket),
@@ -177,15 +217,33 @@ impl Configuration {
     }
 }
 
+/// A range of that family, or none.
+fn service_range(
+    key: &'static str,
+    text: &str,
+    v6: bool,
+) -> Result<Option<IpNet>, ConfigurationError> {
+    match text.parse::<IpNet>() {
+        _ if text.is_empty() => Ok(None),
+        Ok(range) if range.addr().is_ipv6() == v6 => Ok(Some(range.trunc())),
+        _ => {
+            let reason =
+                if v6 { "no range of IPv6 addresses" } else { "no range of IPv4 addresses" };
+            Err(ConfigurationError::Value { key, value: text.to_owned(), reason })
+        }
+    }
+}
+
 fn one_of(
     key: &'static str,
     value: &str,
-    supported: &'static str,
+    supported: &[&str],
     later: &[&str],
 ) -> Result<(), ConfigurationError> {
-    if value == supported {
+    if supported.contains(&value) {
         return Ok(());
     }
+    let supported = supported.join("\" and \"");
     let value = value.to_owned();
     if later.iter().any(|known| *known == value) {
         return Err(ConfigurationError::NotYet { key, value, supported });
@@ -228,10 +286,19 @@ mod tests {
 
     #[test]
     fn what_antrea_has_and_we_have_not_is_not_yet_there() {
-        let error = load("trafficEncapMode = \"noEncap\"").unwrap_err();
+        let error = load("trafficEncapMode = \"hybrid\"").unwrap_err();
         assert!(matches!(error, ConfigurationError::NotYet { .. }), "{error}");
         let error = load("tunnelType = \"carrier-pigeon\"").unwrap_err();
         assert!(matches!(error, ConfigurationError::Value { .. }), "{error}");
+    }
+
+    #[test]
+    fn service_ranges_are_read_as_they_are_written() {
+        let text = "serviceCIDR = \"\"\nserviceCIDRv6 = \"fd00:96::1/108\"";
+        let ranges = load(text).unwrap().service_ranges();
+        assert_eq!(ranges, ["fd00:96::/108".parse().unwrap()]);
+        let error = load("serviceCIDR = \"fd00:96::/108\"").unwrap_err();
+        assert!(error.to_string().contains("no range of IPv4"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The node's own side of the Pod network: `seine-gw0`, routes to the peers, masquerade.
+//! The node's own side of the Pod network: its two legs, routes to Pods and Services, masquerade.
 //!
 //! Works in the namespace the agent was started in. Everything is reconciled: what is as wanted is
 //! left alone, what is missing is added, and what is ours but not wanted any more is removed;
@@ -6,18 +6,24 @@
 //!
 //! Nothing here is removed when the agent ends, for Pods go on talking.
 
-mod masquerade;
+mod routing;
+mod services;
+mod translation;
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
 use seine_datapath_api::v1;
-use tracing::{info, warn};
+use seine_datapath_api::v1::node::EncapMode;
+use tracing::info;
+
+pub use routing::{HOST_RULE_PRIORITY, HOST_TABLE};
+pub use services::ServicePlan;
 
 use crate::compile::NodeNetwork;
 use crate::namespace::{Namespace, NamespaceError};
-use crate::netlink::{Netlink, NetlinkError, Route};
+use crate::netlink::{Netlink, NetlinkError};
 
 /// Marks our routes; free in iproute2's rt_protos. "S" of Seine.
 pub const ROUTE_PROTOCOL: u8 = 83;
@@ -25,14 +31,21 @@ pub const ROUTE_PROTOCOL: u8 = 83;
 /// What the node's kernel shall look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPlan {
-    /// The gateway device: "seine-gw0".
+    /// What leads to and from the world behind the node: "seine-gw0".
     pub gateway: String,
-    /// Its MTU.
+    /// What the node itself sends by: "seine-host0". Without it that takes the gateway, too, and
+    /// is judged like anybody's.
+    pub host: Option<String>,
+    /// The MTU of both.
     pub mtu: u32,
-    /// Its addresses with the prefixes of their ranges.
+    /// The gateway's addresses with the prefixes of their ranges.
     pub addresses: Vec<IpNet>,
-    /// Each peer's range, the peer's gateway, and our own of that family.
+    /// How Pods of different nodes reach each other.
+    pub encap_mode: EncapMode,
+    /// Each peer's range, and through whom.
     pub routes: Vec<PeerRoute>,
+    /// Where Services are reached.
+    pub services: ServicePlan,
     /// This node's Pod ranges.
     pub own_ranges: Vec<IpNet>,
     /// Those of the whole cluster.
@@ -44,10 +57,8 @@ pub struct HostPlan {
 pub struct PeerRoute {
     /// Where to.
     pub range: IpNet,
-    /// The peer's `seine-gw0` in it.
+    /// The peer's `seine-gw0` in it; without a tunnel, the peer itself on the underlay.
     pub gateway: IpAddr,
-    /// Our `seine-gw0` of the same family: the source of what the node itself sends.
-    pub source: IpAddr,
 }
 
 /// Why the node's network is not as it shall be.
@@ -56,9 +67,9 @@ pub enum HostNetworkError {
     /// The namespace of the node.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// The gateway is not there.
+    /// One of the legs is not there.
     #[error("there is no interface `{0}` in the node's namespace; seine-datapath makes it")]
-    NoGateway(String),
+    NoInterface(String),
     /// The kernel refused.
     #[error("{}", .0.with_reason())]
     Kernel(#[from] NetlinkError),
@@ -81,73 +92,102 @@ pub enum HostNetworkError {
 }
 
 impl HostPlan {
-    /// What follows from the cluster and from the gateway device that the datapath made.
-    pub fn new(network: &NodeNetwork, gateway: &v1::Device) -> Self {
+    /// What follows from the cluster and from the devices that the datapath made; `None` while it
+    /// has no gateway.
+    pub fn new(
+        network: &NodeNetwork,
+        datapath: &v1::HelloReply,
+        services: ServicePlan,
+    ) -> Option<Self> {
         let local = &network.local;
-        let source = |of: &IpNet| {
-            let same = |address: &&IpAddr| address.is_ipv4() == of.addr().is_ipv4();
-            local.gateway_addresses.iter().find(same).copied()
+        let mut plan = Self {
+            gateway: datapath.gateway.as_ref()?.interface.clone(),
+            host: datapath.host.as_ref().map(|host| host.interface.clone()),
+            mtu: local.tunnel_mtu,
+            addresses: Vec::new(),
+            encap_mode: local.encap_mode,
+            routes: Vec::new(),
+            services,
+            own_ranges: local.pod_cidrs.clone(),
+            cluster_ranges: local.pod_cidrs.clone(),
         };
-        let mut routes = Vec::new();
-        let mut cluster_ranges = local.pod_cidrs.clone();
+        let own = local.pod_cidrs.iter().zip(&local.gateway_addresses);
+        let own = own.filter_map(|(range, it)| IpNet::new(*it, range.prefix_len()).ok());
+        plan.addresses.extend(own);
         for peer in &network.peers {
-            cluster_ranges.extend(&peer.pod_cidrs);
+            plan.cluster_ranges.extend(&peer.pod_cidrs);
             for (range, gateway) in peer.pod_cidrs.iter().zip(&peer.gateway_addresses) {
+                let like = |it: &&IpAddr| it.is_ipv4() == gateway.is_ipv4();
+                let through = match local.encap_mode {
+                    EncapMode::Encap => Some(gateway),
+                    EncapMode::NoEncap => peer.addresses.iter().find(like),
+                };
                 // A family that this node has no Pods of is not routed.
-                if let Some(source) = source(range) {
-                    routes.push(PeerRoute { range: *range, gateway: *gateway, source });
+                if let Some(gateway) = through.filter(|it| plan.gateway_address(**it).is_some()) {
+                    plan.routes.push(PeerRoute { range: *range, gateway: *gateway });
                 }
             }
         }
-        let addresses = local
-            .pod_cidrs
-            .iter()
-            .zip(&local.gateway_addresses)
-            .filter_map(|(range, address)| IpNet::new(*address, range.prefix_len()).ok());
-        Self {
-            gateway: gateway.interface.clone(),
-            mtu: local.tunnel_mtu,
-            addresses: addresses.collect(),
-            routes,
-            own_ranges: local.pod_cidrs.clone(),
-            cluster_ranges,
-        }
+        Some(plan)
+    }
+
+    /// The gateway's address of the same family as `like`.
+    fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
+        let own = self.addresses.iter().map(IpNet::addr);
+        own.into_iter().find(|address| address.is_ipv4() == like.is_ipv4())
+    }
+
+    /// Both legs.
+    fn legs(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.gateway).chain(&self.host)
     }
 }
 
 /// Brings the node's kernel in line with `plan`. Blocks; the thread that does it is its own.
 pub fn reconcile(node: &Namespace, nft: &Path, plan: &HostPlan) -> Result<(), HostNetworkError> {
     node.run_blocking(|| {
-        gateway(plan)?;
+        legs(plan)?;
         settings(plan)?;
-        routes(plan)?;
-        masquerade::replace(nft, plan)
+        routing::reconcile(plan)?;
+        translation::replace(nft, plan)
     })?
 }
 
-fn gateway(plan: &HostPlan) -> Result<(), HostNetworkError> {
+/// Takes away all that [`reconcile`] made but for settings of the whole node (forwarding stays on)
+/// and the legs themselves, which are the datapath's. Works twice, and while nothing is there.
+pub fn remove(node: &Namespace, nft: &Path) -> Result<(), HostNetworkError> {
+    node.run_blocking(|| {
+        routing::remove()?;
+        translation::remove(nft)
+    })?
+}
+
+fn legs(plan: &HostPlan) -> Result<(), HostNetworkError> {
     let mut netlink = Netlink::open()?;
-    let missing = || HostNetworkError::NoGateway(plan.gateway.clone());
-    let link = netlink.link(&plan.gateway)?.ok_or_else(missing)?;
-    if plan.addresses.iter().any(|address| address.addr().is_ipv6()) {
-        set(&format!("net/ipv6/conf/{}/disable_ipv6", plan.gateway), "0")?;
-        set(&format!("net/ipv6/conf/{}/accept_dad", plan.gateway), "0")?;
-        set(&format!("net/ipv6/conf/{}/accept_ra", plan.gateway), "0")?;
-    }
-    if !link.up || link.mtu != plan.mtu {
-        netlink.set_up(link.index, Some(plan.mtu))?;
-    }
-    let present = netlink.addresses(link.index)?;
-    for address in &plan.addresses {
-        if !present.contains(address) {
-            info!(%address, interface = plan.gateway, "adding the gateway address");
+    let v6 = plan.addresses.iter().any(|address| address.addr().is_ipv6());
+    for name in plan.legs() {
+        let missing = || HostNetworkError::NoInterface(name.clone());
+        let link = netlink.link(name)?.ok_or_else(missing)?;
+        if v6 {
+            set(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+            set(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
+            set(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        }
+        if !link.up || link.mtu != plan.mtu {
+            netlink.set_up(link.index, Some(plan.mtu))?;
+        }
+        // The node's addresses are the gateway's: whoever answers the node answers there.
+        let wanted = if *name == plan.gateway { plan.addresses.as_slice() } else { &[] };
+        let present = netlink.addresses(link.index)?;
+        for address in wanted.iter().filter(|address| !present.contains(address)) {
+            info!(%address, interface = name, "adding the gateway address");
             netlink.add_address(link.index, *address)?;
         }
-    }
-    for address in present {
-        if !plan.addresses.contains(&address) && !is_link_local(address.addr()) {
-            info!(%address, interface = plan.gateway, "removing a stale gateway address");
-            netlink.delete_address(link.index, address)?;
+        for address in present {
+            if !wanted.contains(&address) && !is_link_local(address.addr()) {
+                info!(%address, interface = name, "removing a stale gateway address");
+                netlink.delete_address(link.index, address)?;
+            }
         }
     }
     Ok(())
@@ -164,9 +204,11 @@ fn settings(plan: &HostPlan) -> Result<(), HostNetworkError> {
     // Pods reach the outside, and outsiders' answers reach Pods, through the node.
     if plan.own_ranges.iter().any(|range| range.addr().is_ipv4()) {
         set("net/ipv4/ip_forward", "1")?;
-        // Answers from Pods of peers come in by the gateway though the tunnel's underlay is the
-        // uplink; loose asks only that some route leads back.
-        set(&format!("net/ipv4/conf/{}/rp_filter", plan.gateway), "2")?;
+        // Answers come in by the gateway, though what they answer left by the other leg; loose
+        // asks only that some route leads back.
+        for name in plan.legs() {
+            set(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
+        }
     }
     if plan.own_ranges.iter().any(|range| range.addr().is_ipv6()) {
         set("net/ipv6/conf/all/forwarding", "1")?;
@@ -181,52 +223,4 @@ fn set(setting: &str, value: &'static str) -> Result<(), HostNetworkError> {
         return Ok(());
     }
     std::fs::write(&path, value).map_err(|source| HostNetworkError::Setting { path, value, source })
-}
-
-fn routes(plan: &HostPlan) -> Result<(), HostNetworkError> {
-    let mut netlink = Netlink::open()?;
-    let missing = || HostNetworkError::NoGateway(plan.gateway.clone());
-    let interface = netlink.link(&plan.gateway)?.ok_or_else(missing)?.index;
-    let wanted: Vec<Route> = plan
-        .routes
-        .iter()
-        .map(|route| Route {
-            destination: route.range,
-            gateway: Some(route.gateway),
-            interface,
-            source: Some(route.source),
-            // The peer's gateway is in the peer's range, not in one of ours.
-            on_link: true,
-            protocol: ROUTE_PROTOCOL,
-        })
-        .collect();
-    let present = netlink.routes()?;
-    // Stale ones first: a range may have moved from one peer to another.
-    for route in present.iter().filter(|route| route.protocol == ROUTE_PROTOCOL) {
-        if !wanted.iter().any(|other| same(other, route)) {
-            info!(destination = %route.destination, "removing a stale route to a peer");
-            netlink.delete_route(route)?;
-        }
-    }
-    for route in &wanted {
-        if present.iter().any(|other| same(other, route)) {
-            continue;
-        }
-        let taken = present.iter().find(|other| {
-            other.destination == route.destination && other.protocol != ROUTE_PROTOCOL
-        });
-        if let Some(other) = taken {
-            warn!(destination = %route.destination, protocol = other.protocol,
-                "replacing a route that somebody else has made to a peer's Pods");
-        }
-        info!(destination = %route.destination, "adding the route to a peer");
-        netlink.replace_route(route)?;
-    }
-    Ok(())
-}
-
-/// Whether two routes are one; the kernel shows `onlink` of IPv6 routes otherwise than it takes it.
-fn same(one: &Route, other: &Route) -> bool {
-    (one.destination, one.gateway, one.interface, one.source, one.protocol)
-        == (other.destination, other.gateway, other.interface, other.source, other.protocol)
 }

@@ -5,6 +5,9 @@
 //! least machinery. The messages are those of the rtnetlink crates. A socket acts in the namespace
 //! it was opened in, whichever thread uses it later.
 
+mod neighbor;
+mod rule;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -27,8 +30,14 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+pub use neighbor::StaticNeighbor;
+pub use rule::OriginRule;
+
 use crate::model::Mac;
 use crate::namespace::Namespace;
+
+/// The routing table that is asked when no rule says otherwise.
+pub const TABLE_MAIN: u8 = RouteHeader::RT_TABLE_MAIN;
 
 /// An rtnetlink socket in one namespace.
 pub struct Netlink {
@@ -109,14 +118,14 @@ pub struct VethPair<'a> {
     pub queues: u32,
 }
 
-/// A route of the main table.
+/// A unicast route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Where to.
     pub destination: IpNet,
     /// Through whom.
     pub gateway: Option<IpAddr>,
-    /// Out of which link, by index.
+    /// Out of which link, by index; 0 leaves it to the kernel, by the gateway.
     pub interface: u32,
     /// Preferred source address.
     pub source: Option<IpAddr>,
@@ -124,6 +133,8 @@ pub struct Route {
     pub on_link: bool,
     /// Who made it: a number of `/etc/iproute2/rt_protos`.
     pub protocol: u8,
+    /// The table it is in.
+    pub table: u8,
 }
 
 impl Netlink {
@@ -267,6 +278,11 @@ impl Netlink {
 
     /// The unicast routes of the main table, both families.
     pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        self.routes_in(TABLE_MAIN)
+    }
+
+    /// The unicast routes of a table, both families.
+    pub fn routes_in(&mut self, table: u8) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
@@ -274,7 +290,9 @@ impl Netlink {
             let message = RouteNetlinkMessage::GetRoute(message);
             let answers = self.exchange("list routes", message, NLM_F_DUMP)?;
             routes.extend(answers.into_iter().filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewRoute(message) => route_of(&message),
+                RouteNetlinkMessage::NewRoute(message) => {
+                    route_of(&message).filter(|route| route.table == table)
+                }
                 _ => None,
             }));
         }
@@ -389,7 +407,7 @@ fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(route.destination.addr());
     message.header.destination_prefix_length = route.destination.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.table = route.table;
     message.header.protocol = RouteProtocol::from(route.protocol);
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
@@ -403,7 +421,9 @@ fn route_message(route: &Route) -> RouteMessage {
         let destination = RouteAddress::from(route.destination.network());
         message.attributes.push(RouteAttribute::Destination(destination));
     }
-    message.attributes.push(RouteAttribute::Oif(route.interface));
+    if route.interface != 0 {
+        message.attributes.push(RouteAttribute::Oif(route.interface));
+    }
     message.attributes.extend(route.gateway.map(|to| RouteAttribute::Gateway(to.into())));
     message.attributes.extend(route.source.map(|from| RouteAttribute::PrefSource(from.into())));
     message
@@ -419,7 +439,7 @@ fn address_in(address: &RouteAddress) -> Option<IpAddr> {
 
 fn route_of(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+    if header.kind != RouteType::Unicast {
         return None;
     }
     let everything: IpAddr = match header.address_family {
@@ -434,6 +454,7 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
         source: None,
         on_link: header.flags.contains(RouteFlags::Onlink),
         protocol: header.protocol.into(),
+        table: header.table,
     };
     for attribute in &message.attributes {
         match attribute {

@@ -244,7 +244,9 @@ async fn the_nodes_own_network_follows_the_manifests_live() {
     assert!(present.contains(&"10.10.1.1/24".into()), "{present:?}");
     assert!(present.contains(&"fd00:10:1::1/64".into()), "{present:?}");
     eventually("masquerade is on", async || nft(&node).contains("masquerade")).await;
-    assert!(nft(&node).contains("oifname != \"seine-gw0\""));
+    assert!(nft(&node).contains("oifname != { \"seine-gw0\", \"seine-host0\" }"));
+    let own = node.netns.ip(&["route", "get", "10.10.1.7"]);
+    assert!(own.contains("dev seine-host0") && own.contains("src 10.10.1.1"), "{own}");
     let forwarding = node
         .netns
         .open()

@@ -12,7 +12,7 @@ use super::AttachError;
 use crate::attachments::Attachment;
 use crate::model::Mac;
 use crate::namespace::Namespace;
-use crate::netlink::{Netlink, NetlinkError, Route, VethPair};
+use crate::netlink::{Netlink, NetlinkError, Route, TABLE_MAIN, VethPair};
 
 /// The names of host ends begin with it; fourteen hexadecimal digits follow.
 pub(super) const PORT_PREFIX: &str = "v";
@@ -107,6 +107,7 @@ pub(super) fn make(link: &PodLink, pod: &Namespace) -> Result<Option<Mac>, Attac
             source: None,
             on_link: false,
             protocol: PROTOCOL_BOOT,
+            table: TABLE_MAIN,
         })?;
     }
     Ok(host.mac)

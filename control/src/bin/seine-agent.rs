@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use seine_control::configuration::{Configuration, DEFAULT_TOML};
-use seine_control::{agent, preflight};
+use seine_control::namespace::Namespace;
+use seine_control::{agent, host_network, preflight};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Attaches Pods to Seine and keeps this node's network as the cluster wants it.
@@ -23,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 Examples:
   seine-agent --print-default-config > /etc/seine/agent.toml
   seine-agent --config /etc/seine/agent.toml
+  seine-agent --remove
 
 Log: RUST_LOG=debug shows more; --log-json writes one JSON object per line.
 Ends with 0 after SIGTERM or SIGINT, 1 when it cannot start or go on, 2 for a wrong command line."
@@ -37,6 +39,11 @@ struct Arguments {
     /// Looks whether all that is needed is there, says what is not, and ends. Changes nothing.
     #[arg(long)]
     check: bool,
+    /// Takes Seine's routes, rules, neighbours and address translations off this node, and ends.
+    /// Works twice. Stop the agent first, for it would bring them back; the devices with their
+    /// addresses go by `seine-datapath --remove`.
+    #[arg(long, conflicts_with = "check")]
+    remove: bool,
     /// Logs JSON, one object per line.
     #[arg(long)]
     log_json: bool,
@@ -71,6 +78,12 @@ fn start_log(json: bool) {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let configuration = Configuration::load(arguments.config.as_deref())?;
+    let nft = preflight::program("nft").unwrap_or_else(|| "nft".into());
+    if arguments.remove {
+        host_network::remove(&Namespace::current()?, &nft)?;
+        println!("Seine's routes, rules, neighbours and address translations are gone");
+        return Ok(());
+    }
     let missing = preflight::check(&configuration);
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
@@ -80,7 +93,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("all that seine-agent needs is there");
         return Ok(());
     }
-    let nft = preflight::program("nft").unwrap_or_else(|| "nft".into());
     // One thread serves: the work is waiting, and what blocks runs on threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

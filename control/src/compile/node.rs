@@ -12,7 +12,7 @@ use seine_datapath_api::v1;
 use crate::ipam::gateway_of;
 use crate::model::{Cluster, Node};
 
-/// Geneve over IPv4: IPv4 header, UDP, Geneve without options, inner Ethernet header.
+/// Geneve or VXLAN over IPv4: IPv4 header, UDP, Geneve without options, inner Ethernet header.
 const OVERHEAD_IPV4_BYTES: u32 = 20 + 8 + 8 + 14;
 /// The same over IPv6.
 const OVERHEAD_IPV6_BYTES: u32 = 40 + 8 + 8 + 14;
@@ -28,6 +28,10 @@ pub struct Underlay {
     pub uplink_mtu: Option<u32>,
     /// `defaultMTU` of the configuration; 0 derives it from the uplink.
     pub default_mtu: u32,
+    /// `trafficEncapMode`.
+    pub encap_mode: v1::node::EncapMode,
+    /// `tunnelType`.
+    pub tunnel_type: v1::node::TunnelType,
 }
 
 /// This node.
@@ -43,6 +47,12 @@ pub struct LocalNode {
     pub tunnel_address: IpAddr,
     /// The MTU of Pods and of `seine-gw0`, bytes.
     pub tunnel_mtu: u32,
+    /// Its addresses on the underlay, at which NodePorts are reached.
+    pub addresses: Vec<IpAddr>,
+    /// How Pods of different nodes reach each other.
+    pub encap_mode: v1::node::EncapMode,
+    /// By which tunnel, if by one.
+    pub tunnel_type: v1::node::TunnelType,
 }
 
 /// Another node that can be reached.
@@ -56,6 +66,8 @@ pub struct PeerNode {
     pub gateway_addresses: Vec<IpAddr>,
     /// Its address on the underlay, of the same family as ours.
     pub tunnel_address: IpAddr,
+    /// All its addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// All that this node's network follows from.
@@ -118,6 +130,9 @@ pub fn node_network(
         gateway_addresses: node.pod_cidrs.iter().map(|range| gateway_of(*range)).collect(),
         tunnel_address,
         tunnel_mtu: tunnel_mtu(underlay, tunnel_address, &node.pod_cidrs)?,
+        addresses: node.internal_addresses.clone(),
+        encap_mode: underlay.encap_mode,
+        tunnel_type: underlay.tunnel_type,
     };
     let mut taken: BTreeMap<String, Vec<IpNet>> = BTreeMap::new();
     taken.insert(local.name.clone(), local.pod_cidrs.clone());
@@ -152,7 +167,11 @@ fn tunnel_mtu(
     tunnel_address: IpAddr,
     pod_cidrs: &[IpNet],
 ) -> Result<u32, NodeError> {
-    let overhead = if tunnel_address.is_ipv4() { OVERHEAD_IPV4_BYTES } else { OVERHEAD_IPV6_BYTES };
+    let overhead = match underlay.encap_mode {
+        v1::node::EncapMode::NoEncap => 0,
+        v1::node::EncapMode::Encap if tunnel_address.is_ipv4() => OVERHEAD_IPV4_BYTES,
+        v1::node::EncapMode::Encap => OVERHEAD_IPV6_BYTES,
+    };
     let room = underlay.uplink_mtu.map(|mtu| mtu.saturating_sub(overhead));
     let (mtu, advice) = match (underlay.default_mtu, room) {
         (0, None) => return Err(NodeError::NoMtu),
@@ -198,6 +217,7 @@ fn peer(
         pod_cidrs: node.pod_cidrs.clone(),
         gateway_addresses: node.pod_cidrs.iter().map(|range| gateway_of(*range)).collect(),
         tunnel_address: *tunnel_address,
+        addresses: node.internal_addresses.clone(),
     })
 }
 
@@ -214,7 +234,9 @@ impl NodeNetwork {
             gateway_addresses: texts(&self.local.gateway_addresses),
             tunnel_address: self.local.tunnel_address.to_string(),
             tunnel_mtu: self.local.tunnel_mtu,
-            ..v1::Node::default()
+            encap_mode: self.local.encap_mode.into(),
+            tunnel_type: self.local.tunnel_type.into(),
+            node_port_addresses: texts(&self.local.addresses),
         });
         let peers = self.peers.iter().map(|peer| {
             v1::object::Kind::Peer(v1::Peer {
@@ -233,7 +255,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
 
-    const ETHERNET: Underlay = Underlay { uplink_mtu: Some(1500), default_mtu: 0 };
+    const ETHERNET: Underlay = Underlay {
+        uplink_mtu: Some(1500),
+        default_mtu: 0,
+        encap_mode: v1::node::EncapMode::Encap,
+        tunnel_type: v1::node::TunnelType::Geneve,
+    };
 
     fn cluster(nodes: &[(&str, &[&str], &[&str])]) -> Cluster {
         let nodes = nodes.iter().map(|(name, cidrs, addresses)| {
@@ -270,10 +297,17 @@ mod tests {
     }
 
     #[test]
+    fn without_a_tunnel_the_mtu_is_the_uplinks() {
+        let cluster = cluster(&[("a", &["10.10.1.0/24"], &["192.0.2.1"])]);
+        let plain = Underlay { encap_mode: v1::node::EncapMode::NoEncap, ..ETHERNET };
+        assert_eq!(node_network(&cluster, "a", plain).unwrap().local.tunnel_mtu, 1500);
+    }
+
+    #[test]
     fn an_mtu_that_does_not_fit_the_uplink_is_refused() {
         let cluster = cluster(&[("a", &["10.10.1.0/24", "fd00::/64"], &["192.0.2.1"])]);
         let with = |uplink_mtu, default_mtu| {
-            node_network(&cluster, "a", Underlay { uplink_mtu, default_mtu })
+            node_network(&cluster, "a", Underlay { uplink_mtu, default_mtu, ..ETHERNET })
                 .map(|network| network.local.tunnel_mtu)
         };
         assert_eq!(with(Some(1500), 1400), Ok(1400));

@@ -17,6 +17,9 @@ pub struct Mac([u8; 6]);
 pub struct MacError(String);
 
 impl Mac {
+    /// The address behind which Services are to the node's kernel (Antrea's global virtual MAC).
+    pub const VIRTUAL: Mac = Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]);
+
     /// The address of the Pod that owns `address`: locally administered, and a function of the
     /// IP address, so neighbours that remember an address that was given out again are not wrong.
     /// The second byte tells the families apart; Pod ranges of one family do not overlap, so two

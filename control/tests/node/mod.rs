@@ -148,8 +148,10 @@ impl Node {
                 }
             })
             .unwrap();
-        netns.ip(&["link", "add", "seine-gw0", "type", "veth", "peer", "name", "gw0-peer"]);
-        netns.ip(&["link", "set", "gw0-peer", "up"]);
+        for (leg, peer) in [("seine-gw0", "gw0-peer"), ("seine-host0", "host0-peer")] {
+            netns.ip(&["link", "add", leg, "type", "veth", "peer", "name", peer]);
+            netns.ip(&["link", "set", peer, "up"]);
+        }
         std::fs::create_dir(folder.path().join("cluster")).unwrap();
         std::fs::write(folder.path().join("cluster/nodes.yaml"), manifests).unwrap();
         let configuration = Configuration {

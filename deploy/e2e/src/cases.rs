@@ -13,6 +13,7 @@ use crate::failure::{Failure, Outcome};
 use crate::manifest::{Manifests, NodeManifest, PodManifest};
 
 mod attachment;
+mod host;
 mod hostile;
 mod judged;
 mod live;
@@ -81,6 +82,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         attachment::CASES,
         live::CASES,
         hostile::CASES,
+        host::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

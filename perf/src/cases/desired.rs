@@ -12,7 +12,12 @@ use super::file::{Cluster, Pod};
 use super::manifest::manifests;
 
 /// The MTU of every link of an underlay.
-const UPLINK: Underlay = Underlay { uplink_mtu: Some(1500), default_mtu: 0 };
+const UPLINK: Underlay = Underlay {
+    uplink_mtu: Some(1500),
+    default_mtu: 0,
+    encap_mode: v1::node::EncapMode::Encap,
+    tunnel_type: v1::node::TunnelType::Geneve,
+};
 /// The MTU of Pods.
 const POD_MTU: u32 = 1400;
 
