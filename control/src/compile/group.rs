@@ -240,7 +240,7 @@ fn node_ranges(population: &Population<'_>, labels: &LabelSelector) -> Vec<IpNet
     let nodes = population.cluster.nodes.values().filter(|node| labels.matches(&node.labels));
     let addresses = nodes.flat_map(|node| {
         let gateways = node.pod_cidrs.iter().map(|range| gateway_of(*range));
-        node.internal_addresses.iter().copied().chain(gateways)
+        node.internal_addresses.iter().chain(&node.external_addresses).copied().chain(gateways)
     });
     addresses.map(IpNet::from).collect()
 }

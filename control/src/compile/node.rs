@@ -269,6 +269,7 @@ mod tests {
                 pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
                 labels: BTreeMap::new(),
                 internal_addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                external_addresses: Vec::new(),
             };
             ((*name).into(), node)
         });

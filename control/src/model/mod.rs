@@ -54,6 +54,8 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Its addresses on the underlay, in the order Kubernetes gives them.
     pub internal_addresses: Vec<IpAddr>,
+    /// Its other addresses (`ExternalIP`): policies that select the node mean these as well.
+    pub external_addresses: Vec<IpAddr>,
 }
 
 /// A namespace of the cluster.

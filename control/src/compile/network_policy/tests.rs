@@ -164,6 +164,7 @@ fn pods_on_the_network_of_their_node_are_neither_subjects_nor_peers_but_their_no
             pod_cidrs: vec!["10.0.7.0/24".parse().unwrap()],
             labels: labels("zone=b"),
             internal_addresses: vec!["192.0.2.7".parse().unwrap()],
+            external_addresses: vec!["198.51.100.7".parse().unwrap()],
         },
     );
     let pod = from(vec![Peer::Pods(pods("*", "pod=b"))], RuleAction::Drop);
@@ -172,7 +173,7 @@ fn pods_on_the_network_of_their_node_are_neither_subjects_nor_peers_but_their_no
     let tables = tables(&with(cluster, vec![policy]));
     assert!(tables.allows(XB, XA, 80) && !tables.allows(YB, XA, 80) && tables.allows(YA, XB, 80));
     let rejected = v1::rule::Action::Reject;
-    for address in ["192.0.2.7", "10.0.7.1"] {
+    for address in ["192.0.2.7", "198.51.100.7", "10.0.7.1"] {
         assert_eq!(tables.connect(address, XA, Protocol::Udp, 53), rejected);
     }
 }

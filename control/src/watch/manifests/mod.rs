@@ -170,6 +170,23 @@ fn watcher(path: &Path) -> (Option<RecommendedWatcher>, mpsc::Receiver<()>) {
     }
 }
 
+/// Waits until it is time to look again. Returns whether notices still come.
+async fn wait(noticed: &mut mpsc::Receiver<()>, is_watched: bool) -> bool {
+    if !is_watched {
+        tokio::time::sleep(RESCAN).await;
+        return false;
+    }
+    match tokio::time::timeout(RESCAN, noticed.recv()).await {
+        Ok(Some(())) => {
+            tokio::time::sleep(SETTLE).await;
+            while noticed.try_recv().is_ok() {}
+            true
+        }
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
 async fn keep_following(
     mut folder: Folder,
     watcher: Option<RecommendedWatcher>,
@@ -179,22 +196,26 @@ async fn keep_following(
     let mut is_watched = watcher.is_some();
     let mut unreadable = false;
     loop {
-        if is_watched {
-            match tokio::time::timeout(RESCAN, noticed.recv()).await {
-                Ok(Some(())) => {
-                    tokio::time::sleep(SETTLE).await;
-                    while noticed.try_recv().is_ok() {}
-                }
-                Ok(None) => is_watched = false,
-                Err(_) => {}
-            }
-        } else {
-            tokio::time::sleep(RESCAN).await;
-        }
+        is_watched = wait(&mut noticed, is_watched).await;
         if publish.is_closed() {
             return;
         }
-        match folder.scan() {
+        // Thousands of manifests take a while to read: nobody else waits for that.
+        let scan = tokio::task::spawn_blocking(move || {
+            let outcome = folder.scan();
+            (folder, outcome)
+        });
+        let outcome = match scan.await {
+            Ok((back, outcome)) => {
+                folder = back;
+                outcome
+            }
+            Err(error) => {
+                error!("reading the manifests failed: {error}; they are followed no longer");
+                return;
+            }
+        };
+        match outcome {
             Ok((cluster, errors)) => {
                 unreadable = false;
                 report(&errors);

@@ -1,6 +1,7 @@
 //! Nodes, Namespaces and Pods.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -33,16 +34,19 @@ pub(super) fn node(node: core::Node) -> Result<Node, Wrong> {
         (_, None) => Vec::new(),
     };
     let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
-    let internal_addresses = each("status.addresses", &addresses, |address| {
-        (address.type_ == "InternalIP")
-            .then(|| traffic::address(&address.address).map_err(|wrong| wrong.within("address")))
-            .transpose()
-    })?;
+    let of_kind = |kind: &str| {
+        let addresses = each("status.addresses", &addresses, |address| {
+            let parsed = (address.type_ == kind).then(|| traffic::address(&address.address));
+            parsed.transpose().map_err(|wrong| wrong.within("address"))
+        });
+        Ok::<Vec<IpAddr>, Wrong>(addresses?.into_iter().flatten().collect())
+    };
     Ok(Node {
         name,
         pod_cidrs,
+        internal_addresses: of_kind("InternalIP")?,
+        external_addresses: of_kind("ExternalIP")?,
         labels: node.metadata.labels.unwrap_or_default(),
-        internal_addresses: internal_addresses.into_iter().flatten().collect(),
     })
 }
 

@@ -70,3 +70,21 @@ fn a_namespace_is_labelled_with_its_name_and_may_ask_for_log_lines() {
     };
     assert!(asks("true") && asks("True") && !asks("false") && !asks(""));
 }
+
+#[test]
+fn a_nodes_addresses_are_told_apart_by_their_kind() {
+    let node = match one(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+        "status": {"addresses": [
+            {"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "192.0.2.1"},
+            {"type": "ExternalIP", "address": "198.51.100.1"},
+            {"type": "InternalIP", "address": "fd00::1"}]}}))
+    {
+        Object::Node(node) => node,
+        other => panic!("{other:?}"),
+    };
+    let texts = |addresses: &[std::net::IpAddr]| {
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(&node.internal_addresses), ["192.0.2.1", "fd00::1"]);
+    assert_eq!(texts(&node.external_addresses), ["198.51.100.1"]);
+}
