@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use crate::affinity::AffinityTable;
 use crate::audit::AuditBuffer;
-use crate::connection::FragmentTable;
-use crate::limits::{AFFINITIES_MAX, FRAGMENTS_MAX};
+use crate::connection::{ConnectionTable, ConnectionWorker, FragmentTable};
+use crate::limits::{AFFINITIES_MAX, ConnectionLimits, FRAGMENTS_MAX};
 use crate::tally::RuleTallies;
 
 /// What all workers of a datapath share beside the State.
 #[derive(Debug)]
 pub struct Learned {
+    /// Who talks to whom.
+    pub connections: ConnectionTable,
     /// Fragmented packets under way.
     pub fragments: FragmentTable,
     /// Which endpoint a client of a Service had.
@@ -23,7 +25,13 @@ impl Learned {
     /// Nothing learnt yet. The seed keys hash tables: one that nobody outside can know keeps others
     /// from making up entries that get in each other's way.
     pub fn new(seed: u64) -> Learned {
+        Learned::with_connections(ConnectionTable::new(ConnectionLimits::default(), seed), seed)
+    }
+
+    /// As [`new`](Self::new), with this table of connections.
+    pub fn with_connections(connections: ConnectionTable, seed: u64) -> Learned {
         Learned {
+            connections,
             fragments: FragmentTable::new(FRAGMENTS_MAX, seed),
             affinities: AffinityTable::new(AFFINITIES_MAX, seed),
         }
@@ -33,6 +41,8 @@ impl Learned {
 /// What one worker keeps to itself from packet to packet.
 #[derive(Debug)]
 pub struct WorkerMemory {
+    /// Its share of the work on connections.
+    pub connections: ConnectionWorker,
     /// What rules have decided about. Others may read it.
     pub tallies: Arc<RuleTallies>,
     /// What rules that log have decided, until it is taken.
@@ -42,7 +52,11 @@ pub struct WorkerMemory {
 impl WorkerMemory {
     /// That of a worker that has seen no packet.
     pub fn new() -> WorkerMemory {
-        WorkerMemory { tallies: Arc::new(RuleTallies::new()), audit: AuditBuffer::new() }
+        WorkerMemory {
+            connections: ConnectionWorker::new(),
+            tallies: Arc::new(RuleTallies::new()),
+            audit: AuditBuffer::new(),
+        }
     }
 }
 

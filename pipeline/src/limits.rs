@@ -70,3 +70,35 @@ pub const ENCAPSULATION_MAX: usize = 14 + 40 + 8 + 8;
 
 /// Lines one trace can hold; the pipeline has fewer tables than that.
 pub const TRACE_STEPS_MAX: usize = 64;
+
+/// Connections that a table can hold at most: 3.5 GiB of memory.
+pub const CONNECTIONS_MAX: u32 = 1 << 24;
+
+/// Capacity and fairness of the connection table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at once.
+    pub connections: u32,
+    /// Connections at once that began at one Pod's port; four times as many at each of the node's
+    /// own legs.
+    pub per_port: u32,
+    /// First packets a second that one worker takes from a Pod's port; four times as many from
+    /// each of the node's own legs.
+    pub first_packets_per_s: u32,
+    /// First packets that may come at once after a pause.
+    pub first_packets_burst: u32,
+}
+
+/// 262,144 connections in 56 MiB, as many as Linux tracks on a node of this size. A Pod may have an
+/// eighth of them, and, at 2 us each, a fifth of a worker for its first packets: more than a busy
+/// proxy needs, too little to starve 100 others.
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        ConnectionLimits {
+            connections: 1 << 18,
+            per_port: 1 << 15,
+            first_packets_per_s: 100_000,
+            first_packets_burst: 20_000,
+        }
+    }
+}

@@ -4,20 +4,46 @@
 //! Antrea's conntrack zones. What is translated follows from the two: a packet that is found by one
 //! key leaves with the addresses and ports of the other, turned round.
 
+mod bucket;
+mod budget;
 mod fragment;
+mod free;
+mod insertion;
 mod key;
+mod memory;
 mod progress;
+mod record;
+mod report;
+mod table;
+mod wheel;
+mod words;
 
 pub use fragment::FragmentTable;
 pub use key::{Direction, FlowKey, Ingress, Tuple};
+pub use memory::{ConnectionMemory, LINE_WORDS, Line};
 pub use progress::{Progress, Signal, Step};
+pub use report::{Counts, Ended, Found, Listed, NewConnection, NotInserted, Occupancy};
+pub use table::{ConnectionTable, ConnectionWorker};
+
+use std::fmt;
 
 use crate::limits::RULES_MAX;
 use crate::packet::PacketSource;
 
-/// The index of a connection in its table. Another connection may have it later.
+/// Identifies a connection in its table: its record, and how often that was used before. No later
+/// connection has the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ConnectionId(pub u32);
+pub struct ConnectionId {
+    index: u32,
+    turn: u32,
+}
+
+/// "17.3": record 17, used three times before.
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.index, self.turn)
+    }
+}
 
 /// Identifies an installed rule: its slot and how often that was used before. Stays the same as
 /// long as the rule is installed.
@@ -90,3 +116,8 @@ impl Connection {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod sharing_tests;
+#[cfg(all(test, not(loom)))]
+mod table_tests;

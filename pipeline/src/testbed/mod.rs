@@ -30,10 +30,10 @@ use std::net::IpAddr;
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::affinity::AffinityTable;
-use crate::connection::FragmentTable;
+use crate::connection::{ConnectionTable, FragmentTable};
 use crate::describe::{Description, describe};
 use crate::learned::{Learned, WorkerMemory};
-use crate::limits::PORTS_MAX;
+use crate::limits::{ConnectionLimits, PORTS_MAX};
 use crate::packet::{Checksum, Packet};
 use crate::run::{Context, run};
 use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
@@ -60,6 +60,8 @@ pub const MTU: u16 = 1450;
 const FRAGMENTS: usize = 64;
 /// Clients of Services that it remembers at least.
 const AFFINITIES: usize = 64;
+/// Connections that it has room for, all of one Pod if need be.
+const CONNECTIONS: u32 = 2048;
 
 /// The MAC address of the gateway port.
 pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
@@ -85,6 +87,20 @@ impl Fate {
             Fate::Left(by, frame) if by == port => frame,
             other => panic!("left not by {port}: {other:?}"),
         }
+    }
+}
+
+/// Nothing learnt yet, in tables that are made quickly.
+fn learned() -> Learned {
+    let limits = ConnectionLimits {
+        connections: CONNECTIONS,
+        per_port: CONNECTIONS,
+        ..ConnectionLimits::default()
+    };
+    Learned {
+        connections: ConnectionTable::new(limits, 1),
+        fragments: FragmentTable::new(FRAGMENTS, 1),
+        affinities: AffinityTable::new(AFFINITIES, 1),
     }
 }
 
@@ -158,10 +174,7 @@ impl Node {
         Node {
             state: State::new(1).apply(&changes).unwrap(),
             adjacencies,
-            learned: Learned {
-                fragments: FragmentTable::new(FRAGMENTS, 1),
-                affinities: AffinityTable::new(AFFINITIES, 1),
-            },
+            learned: learned(),
             worker: WorkerMemory::new(),
             now_ms: 1_000_000,
             trace: Trace::default(),

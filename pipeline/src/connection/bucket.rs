@@ -1,0 +1,112 @@
+//! Buckets: one cache line of eight places, each with the fingerprint, direction and index of a
+//! record, or empty.
+//!
+//! A key has two candidate buckets. The primary is taken while it has fewer than
+//! [`PRIMARY_USED_MAX`] places in use, else the emptier of the two: one find in twenty looks at a
+//! second line when the table is full, and no key is without a place (a simulation of a full table
+//! of 262,144 connections left none out; with the primary filled to the last place it was one in
+//! 4,000).
+
+use super::Direction;
+use super::memory::{LINE_WORDS, Line};
+use crate::sync::{AtomicU64, Ordering};
+
+/// From how many places in use on the secondary bucket is considered.
+const PRIMARY_USED_MAX: usize = 6;
+/// How often another worker may take the place that was about to be taken.
+const TRIES: usize = 16;
+
+const DIRECTION: u64 = 1 << 32;
+const FINGERPRINT_SHIFT: u32 = 33;
+
+/// What a place holds; 0 when it is empty, for an index is stored plus one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place(u64);
+
+impl Place {
+    pub(super) fn new(hash: u64, direction: Direction, index: u32) -> Place {
+        let reply = if direction == Direction::Reply { DIRECTION } else { 0 };
+        Place(fingerprint(hash) << FINGERPRINT_SHIFT | reply | (u64::from(index) + 1))
+    }
+
+    /// The record, unless the place is empty.
+    pub(super) fn index(self) -> Option<u32> {
+        (self.0 as u32).checked_sub(1)
+    }
+
+    pub(super) fn direction(self) -> Direction {
+        if self.0 & DIRECTION == 0 { Direction::Original } else { Direction::Reply }
+    }
+}
+
+/// From bits of the hash that the primary bucket is not chosen by.
+fn fingerprint(hash: u64) -> u64 {
+    hash & 0x7fff_ffff
+}
+
+/// All buckets of a table.
+#[derive(Clone, Copy)]
+pub(super) struct Buckets<'a>(pub &'a [Line]);
+
+impl<'a> Buckets<'a> {
+    /// The two that a key can be in, primary first.
+    pub(super) fn candidates(self, hash: u64) -> [&'a [AtomicU64]; 2] {
+        let at = |part: u64| {
+            let index = ((part * self.0.len() as u64) >> 32) as usize;
+            self.0.get(index).map_or(&[][..], |line| &line.0)
+        };
+        // An odd factor brings every lower bit into the upper half.
+        [at(hash >> 32), at(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)]
+    }
+
+    /// Places that may be those of a key, in the order in which they were taken into account.
+    pub(super) fn matches(self, hash: u64) -> impl Iterator<Item = Place> {
+        let wanted = fingerprint(hash);
+        self.places(hash).filter(move |place| place.0 >> FINGERPRINT_SHIFT == wanted)
+    }
+
+    /// All places in use of both candidates.
+    pub(super) fn places(self, hash: u64) -> impl Iterator<Item = Place> {
+        let words = self.candidates(hash).into_iter().flatten();
+        words.map(|word| Place(word.load(Ordering::Acquire))).filter(|place| place.0 != 0)
+    }
+
+    /// Makes a record findable. `false` when both buckets are full.
+    pub(super) fn publish(self, hash: u64, place: Place) -> bool {
+        let used = |bucket: &[AtomicU64]| {
+            bucket.iter().filter(|word| word.load(Ordering::Relaxed) != 0).count()
+        };
+        let [primary, secondary] = self.candidates(hash);
+        for _ in 0..TRIES {
+            let in_primary = used(primary);
+            let bucket = if in_primary < PRIMARY_USED_MAX || in_primary <= used(secondary) {
+                primary
+            } else {
+                secondary
+            };
+            let empty = bucket.iter().find(|word| word.load(Ordering::Relaxed) == 0);
+            let Some(empty) = empty else {
+                if in_primary == LINE_WORDS {
+                    return false;
+                }
+                continue;
+            };
+            let taken = empty.compare_exchange(0, place.0, Ordering::SeqCst, Ordering::Relaxed);
+            if taken.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Makes it not findable any more. Only who published a place may withdraw it, or who ended
+    /// its record.
+    pub(super) fn withdraw(self, hash: u64, place: Place) {
+        for word in self.candidates(hash).into_iter().flatten() {
+            if word.load(Ordering::Relaxed) == place.0 {
+                word.store(0, Ordering::Release);
+                return;
+            }
+        }
+    }
+}

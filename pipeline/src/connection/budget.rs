@@ -1,0 +1,106 @@
+//! How many connections each port may begin: its quota of records and its budget of first packets.
+//!
+//! A first packet costs a hundred times what a later one does. Without a budget one Pod that sends
+//! nothing else takes the whole worker from all others; without a quota it takes all records.
+
+use super::Ingress;
+use crate::limits::ConnectionLimits;
+
+/// The node's own legs stand for many: a peer's Pods, or all the world behind the node.
+const NODE_LEG_FACTOR: u32 = 4;
+
+/// Records that an account may have in use.
+pub(super) fn quota(limits: &ConnectionLimits, ingress: Ingress) -> u64 {
+    match ingress {
+        Ingress::Pod(..) => u64::from(limits.per_port),
+        Ingress::Gateway | Ingress::Tunnel => {
+            u64::from(limits.per_port.saturating_mul(NODE_LEG_FACTOR))
+        }
+    }
+}
+
+/// What one port has left.
+#[derive(Clone, Copy, Debug)]
+struct Tokens {
+    /// In thousandths, so that a rate that is no multiple of 1000 loses nothing.
+    left: u64,
+    filled_ms: u64,
+}
+
+/// One first packet.
+const TOKEN: u64 = 1000;
+
+/// One worker's budgets of first packets.
+#[derive(Debug)]
+pub(super) struct Budget {
+    accounts: Box<[Tokens]>,
+}
+
+impl Budget {
+    pub(super) fn new() -> Budget {
+        // More than any burst: cut down when they are first asked.
+        let full = Tokens { left: u64::MAX, filled_ms: 0 };
+        Budget { accounts: vec![full; Ingress::ACCOUNTS].into() }
+    }
+
+    /// Takes one first packet from what the port has left. `false` when it has none.
+    pub(super) fn take(
+        &mut self,
+        limits: &ConnectionLimits,
+        ingress: Ingress,
+        now_ms: u64,
+    ) -> bool {
+        let factor = if matches!(ingress, Ingress::Pod(..)) { 1 } else { NODE_LEG_FACTOR };
+        let burst = TOKEN * u64::from(limits.first_packets_burst.saturating_mul(factor));
+        let rate = u64::from(limits.first_packets_per_s.saturating_mul(factor));
+        let Some(tokens) = self.accounts.get_mut(ingress.account()) else { return false };
+        // So many a second are so many thousandths a millisecond.
+        let earned = now_ms.saturating_sub(tokens.filled_ms).saturating_mul(rate);
+        tokens.left = tokens.left.saturating_add(earned).min(burst);
+        tokens.filled_ms = tokens.filled_ms.max(now_ms);
+        let taken = tokens.left.checked_sub(TOKEN);
+        tokens.left = taken.unwrap_or(tokens.left);
+        taken.is_some()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::address::PortId;
+
+    #[test]
+    fn a_port_that_floods_gets_its_rate_and_its_neighbour_loses_nothing() {
+        let limits = ConnectionLimits {
+            first_packets_per_s: 300,
+            first_packets_burst: 50,
+            ..ConnectionLimits::default()
+        };
+        let [flooding, quiet] = [2, 3].map(|port| Ingress::Pod(PortId::new(port).unwrap(), 0));
+        let mut budget = Budget::new();
+        let mut let_through = 0;
+        for now_ms in 5_000..15_000 {
+            for _ in 0..10 {
+                let_through += u64::from(budget.take(&limits, flooding, now_ms));
+            }
+            if now_ms % 100 == 0 {
+                assert!(budget.take(&limits, quiet, now_ms));
+            }
+        }
+        assert_eq!(let_through, 50 + 9_999 * 300 / 1000);
+        assert!(!budget.take(&limits, flooding, 14_000), "an earlier clock earns nothing");
+        assert!(budget.take(&limits, flooding, u64::MAX), "a leap fills it up, and no more");
+        let burst = (0..100).filter(|_| budget.take(&limits, flooding, u64::MAX)).count();
+        assert_eq!(burst, 49);
+    }
+
+    #[test]
+    fn the_nodes_legs_have_four_times_as_much() {
+        let limits = ConnectionLimits { first_packets_burst: 10, ..ConnectionLimits::default() };
+        let mut budget = Budget::new();
+        let burst = (0..100).filter(|_| budget.take(&limits, Ingress::Tunnel, 1)).count();
+        assert_eq!(burst, 40);
+        assert_eq!(quota(&limits, Ingress::Gateway), 4 * u64::from(limits.per_port));
+    }
+}

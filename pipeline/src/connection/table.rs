@@ -1,0 +1,332 @@
+//! The connection table: one for all workers, read without a lock, of fixed size.
+//!
+//! Memory: the buckets, two records to a line, and behind them the records, three lines each: 224
+//! bytes a connection. A find hashes the key, looks at one bucket (seldom two), and believes a
+//! record only if its sequence number says that it was one connection's from beginning to end.
+//!
+//! How connections get in is in [`insertion`](super::insertion).
+
+use super::bucket::{Buckets, Place};
+use super::budget::{Budget, quota};
+use super::free::FreeList;
+use super::memory::{ConnectionMemory, LINE_WORDS, Line};
+use super::record::{RECORD_LINES, Record, Snapshot};
+use super::wheel::{self, REVISIT_MS_MAX, Wheel};
+use super::words::KeyWords;
+use super::{
+    Connection, ConnectionId, Direction, Ended, FlowKey, Found, Ingress, Listed, NewConnection,
+    NotInserted, Occupancy, Progress,
+};
+use crate::limits::{BATCH_MAX, CONNECTIONS_MAX, ConnectionLimits};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::KeyedHash;
+
+/// Places that a connection has in the buckets: with two keys they are half full at most.
+const PLACES: usize = 4;
+
+/// What one worker needs to insert and expire: its timer wheel and its budgets.
+#[derive(Debug)]
+pub struct ConnectionWorker {
+    pub(super) wheel: Wheel,
+    budget: Budget,
+    /// Connections that had to give way, until [`ConnectionTable::expire`] reports them.
+    pub(super) evicted: Vec<Ended>,
+}
+
+impl ConnectionWorker {
+    /// That of a worker that has inserted nothing yet.
+    pub fn new() -> ConnectionWorker {
+        ConnectionWorker {
+            wheel: Wheel::new(),
+            budget: Budget::new(),
+            evicted: Vec::with_capacity(BATCH_MAX),
+        }
+    }
+}
+
+impl Default for ConnectionWorker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The connections of all workers.
+#[derive(Debug)]
+pub struct ConnectionTable {
+    limits: ConnectionLimits,
+    hash: KeyedHash,
+    memory: ConnectionMemory,
+    buckets: usize,
+    pub(super) free: FreeList,
+    pub(super) used: AtomicU64,
+    expired: AtomicU64,
+    pub(super) evicted: AtomicU64,
+    accounts: Box<[AtomicU64]>,
+}
+
+/// A key, its words and their hash.
+pub(super) struct Key {
+    pub words: KeyWords,
+    pub hash: u64,
+}
+
+impl ConnectionTable {
+    /// An empty table in memory of its own; the seed keys its hash, and should be secret.
+    pub fn new(limits: ConnectionLimits, seed: u64) -> ConnectionTable {
+        let memory = ConnectionMemory::owned(Self::lines(&limits));
+        Self::in_memory(limits, seed, memory)
+    }
+
+    /// An empty table in such memory, which must be all zero. It holds fewer connections than the
+    /// limits say if the memory has fewer lines than [`lines`](Self::lines) asks for.
+    pub fn in_memory(
+        limits: ConnectionLimits,
+        seed: u64,
+        memory: ConnectionMemory,
+    ) -> ConnectionTable {
+        let mut capacity = capacity(&limits);
+        while buckets(capacity) + capacity * RECORD_LINES > memory.len() {
+            capacity = capacity.saturating_sub(1 + capacity / 64);
+        }
+        let counters = || (0..Ingress::ACCOUNTS).map(|_| AtomicU64::new(0)).collect();
+        ConnectionTable {
+            limits,
+            hash: KeyedHash::new(seed),
+            memory,
+            buckets: buckets(capacity),
+            free: FreeList::new(capacity as u32),
+            used: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            accounts: counters(),
+        }
+    }
+
+    /// The lines of memory that a table with these limits needs.
+    pub fn lines(limits: &ConnectionLimits) -> usize {
+        let capacity = capacity(limits);
+        buckets(capacity) + capacity * RECORD_LINES
+    }
+
+    /// The connection that a packet with this key belongs to.
+    pub fn find(&self, key: &FlowKey) -> Option<Found> {
+        let (direction, snapshot) = self.look(&self.key(key))?;
+        Some(Found { id: snapshot.id, direction, connection: snapshot.connection()? })
+    }
+
+    /// The connection with this id, while it lives.
+    pub fn get(&self, id: ConnectionId) -> Option<Connection> {
+        let snapshot = self.record(id.index)?.read(None)?;
+        (snapshot.id == id).then_some(snapshot)?.connection()
+    }
+
+    /// Whether this port may send one more first packet: to be asked before any work is done on
+    /// it, whatever may become of it.
+    pub fn admit(
+        &self,
+        ingress: Ingress,
+        now_ms: u64,
+        worker: &mut ConnectionWorker,
+    ) -> Result<(), NotInserted> {
+        let admitted = worker.budget.take(&self.limits, ingress, now_ms);
+        admitted.then_some(()).ok_or(NotInserted::Budget)
+    }
+
+    /// Adds a connection. Its first packet is not counted yet: see [`note`](Self::note).
+    pub fn insert(
+        &self,
+        new: &NewConnection,
+        now_ms: u64,
+        worker: &mut ConnectionWorker,
+    ) -> Result<ConnectionId, NotInserted> {
+        let keys = [self.key(&new.original), self.key(&new.reply)];
+        if keys.iter().any(|key| self.look(key).is_some()) {
+            return Err(NotInserted::Exists);
+        }
+        let account = new.original.ingress.account();
+        let charged = self.accounts.get(account).ok_or(NotInserted::Quota)?;
+        let over =
+            charged.fetch_add(1, Ordering::Relaxed) >= quota(&self.limits, new.original.ingress);
+        let inserted = if over && !self.evict(&keys, Some(account), now_ms, worker) {
+            Err(NotInserted::Quota)
+        } else {
+            self.insert_charged(new, &keys, now_ms, worker)
+        };
+        if inserted.is_err() {
+            charged.fetch_sub(1, Ordering::Relaxed);
+        }
+        inserted
+    }
+
+    /// Counts a packet of this connection and remembers when it was seen. `false` when the
+    /// connection is over.
+    pub fn note(&self, id: ConnectionId, direction: Direction, bytes: u64, now_ms: u64) -> bool {
+        let Some(record) = self.living(id) else { return false };
+        record.way(direction).count(bytes, now_ms);
+        true
+    }
+
+    /// Lets a connection progress. `false` when it is over, or no more where the caller took it
+    /// to be.
+    pub fn advance(&self, id: ConnectionId, from: Progress, to: Progress) -> bool {
+        let Some(record) = self.record(id.index) else { return false };
+        let (from, to) = (from.word(id.turn), to.word(id.turn));
+        record.progress.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends a connection; `None` when it was over.
+    pub fn remove(&self, id: ConnectionId) -> Option<Ended> {
+        let record = self.living(id)?;
+        let number = record.living()?;
+        if record.id(number) == id { self.end(&record, number) } else { None }
+    }
+
+    /// Ends all connections that `over` picks, and reports each; says how many.
+    pub fn flush(
+        &self,
+        over: impl Fn(&Connection) -> bool,
+        mut on_end: impl FnMut(&Ended),
+    ) -> usize {
+        let picked = self.iter(0).filter(|listed| over(&listed.connection));
+        let ended = picked.filter_map(|listed| self.remove(listed.id));
+        ended.map(|ended| on_end(&ended)).count()
+    }
+
+    /// Looks at up to `limit` connections whose time may be up, ends those whose is, and reports
+    /// them and those that had to give way; says how many it looked at. Each worker has to call
+    /// this regularly, for what it inserted is looked at by nobody else.
+    pub fn expire(
+        &self,
+        worker: &mut ConnectionWorker,
+        now_ms: u64,
+        limit: usize,
+        mut on_end: impl FnMut(&Ended),
+    ) -> usize {
+        worker.evicted.drain(..).for_each(|ended| on_end(&ended));
+        worker.wheel.turn_to(now_ms);
+        for looked_at in 0..limit {
+            let link = |index| self.record(index).map(|record| record.wheel);
+            let Some(record) = worker.wheel.pop(now_ms, link).and_then(|it| self.record(it)) else {
+                return looked_at;
+            };
+            if let Some(ended) = self.look_after(&record, now_ms, &mut worker.wheel) {
+                self.expired.fetch_add(1, Ordering::Relaxed);
+                on_end(&ended);
+            }
+        }
+        limit
+    }
+
+    /// How full it is.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            used: self.used.load(Ordering::Relaxed),
+            capacity: self.free.capacity(),
+            expired: self.expired.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How many connections in it began here, whatever the generation of the port.
+    pub fn used_by(&self, ingress: Ingress) -> u64 {
+        let charged = self.accounts.get(ingress.account());
+        charged.map_or(0, |charged| charged.load(Ordering::Relaxed))
+    }
+
+    /// All connections, each as it is when its turn comes, in no order.
+    pub fn iter(&self, now_ms: u64) -> impl Iterator<Item = Listed> {
+        (0..self.free.touched()).filter_map(move |index| {
+            let record = self.record(index)?;
+            let snapshot = record.read(None)?;
+            let (counts, opened_ms) = (record.counts(), record.opened_ms());
+            let idle_ms = record.idle_ms(now_ms);
+            // All of one connection, if it still lives.
+            self.living(snapshot.id)?;
+            let age_ms = now_ms.saturating_sub(opened_ms);
+            let connection = snapshot.connection()?;
+            Some(Listed { id: snapshot.id, connection, counts, age_ms, idle_ms })
+        })
+    }
+}
+
+/// How it is done.
+impl ConnectionTable {
+    fn key(&self, key: &FlowKey) -> Key {
+        let words = key.words();
+        Key { words, hash: self.hash.hash(&words) }
+    }
+
+    pub(super) fn buckets(&self) -> Buckets<'_> {
+        Buckets(self.memory.get(..self.buckets).unwrap_or_default())
+    }
+
+    pub(super) fn record(&self, index: u32) -> Option<Record<'_>> {
+        let lines: &[Line] = self.memory.get(self.buckets + index as usize * RECORD_LINES..)?;
+        Some(Record::of(index, lines.first_chunk()?))
+    }
+
+    /// The record of a connection that lives.
+    fn living(&self, id: ConnectionId) -> Option<Record<'_>> {
+        let record = self.record(id.index)?;
+        (record.id(record.living()?) == id).then_some(record)
+    }
+
+    pub(super) fn look(&self, key: &Key) -> Option<(Direction, Snapshot)> {
+        self.buckets().matches(key.hash).find_map(|place| {
+            let direction = place.direction();
+            let snapshot = self.record(place.index()?)?.read(Some((direction, &key.words)))?;
+            Some((direction, snapshot))
+        })
+    }
+
+    /// Ends a connection, if it is still the one with this sequence number.
+    pub(super) fn end(&self, record: &Record<'_>, number: u64) -> Option<Ended> {
+        if !record.end(number) {
+            return None;
+        }
+        let remains = record.remains(number);
+        let (counts, opened_ms, account) = (record.counts(), record.opened_ms(), record.account());
+        for (words, direction) in remains.keys() {
+            let hash = self.hash.hash(words);
+            self.buckets().withdraw(hash, Place::new(hash, direction, record.index));
+        }
+        self.used.fetch_sub(1, Ordering::Relaxed);
+        if let Some(charged) = self.accounts.get(account) {
+            charged.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.free.give(record.index, record.opened);
+        Some(Ended { id: remains.id, connection: remains.connection()?, counts, opened_ms })
+    }
+
+    /// Looks whether the time of a popped record is up: ends it, links it anew, or lets it go.
+    fn look_after(&self, record: &Record<'_>, now_ms: u64, wheel: &mut Wheel) -> Option<Ended> {
+        loop {
+            if let Some(number) = record.living() {
+                let left_ms = record.timeout_ms().saturating_sub(record.idle_ms(now_ms));
+                if left_ms > 0 {
+                    wheel.push(record, now_ms + left_ms.min(REVISIT_MS_MAX));
+                    return None;
+                }
+                wheel::give_link(record);
+                let ended = self.end(record, number);
+                if ended.is_some() {
+                    return ended;
+                }
+            } else {
+                wheel::give_link(record);
+            }
+            // Who has brought it to life since relies on our link, or has taken its own.
+            if record.living().is_none() || !wheel::take_link(record) {
+                return None;
+            }
+        }
+    }
+}
+
+fn capacity(limits: &ConnectionLimits) -> usize {
+    limits.connections.clamp(1, CONNECTIONS_MAX) as usize
+}
+
+fn buckets(capacity: usize) -> usize {
+    (capacity * PLACES).div_ceil(LINE_WORDS)
+}

@@ -1,0 +1,208 @@
+//! Keys and decisions as words: what a record stores, and a hash is taken of.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Decision, FlowKey, Ingress, RuleId, ServiceId, Tuple};
+use crate::address::PortId;
+use crate::limits::PORTS_MAX;
+use crate::packet::PacketSource;
+
+/// A key: 48 bytes. Addresses are two words each, IPv4 as IPv4-mapped; the fifth word holds ports,
+/// network, protocol, which addresses are IPv6, and the kind of ingress; the sixth the generation
+/// and index of a Pod's port.
+pub(super) type KeyWords = [u64; 6];
+
+const SOURCE_V6: u64 = 1;
+const DESTINATION_V6: u64 = 2;
+const KIND_SHIFT: u32 = 2;
+const KIND_POD: u64 = 0;
+const KIND_GATEWAY: u64 = 1;
+
+const MAPPED: u64 = 0xffff << 32;
+
+/// The protocol in the fifth word of a key.
+pub(super) fn protocol(fifth: u64) -> u8 {
+    (fifth >> 8) as u8
+}
+
+fn address_words(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => [0, MAPPED | u64::from(address.to_bits())],
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            [(bits >> 64) as u64, bits as u64]
+        }
+    }
+}
+
+fn address(high: u64, low: u64, v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)))
+    } else {
+        IpAddr::V4(Ipv4Addr::from_bits(low as u32))
+    }
+}
+
+impl FlowKey {
+    pub(super) fn words(&self) -> KeyWords {
+        let Tuple { source, destination, protocol, source_port, destination_port } = self.tuple;
+        let (kind, port) = match self.ingress {
+            Ingress::Pod(port, generation) => {
+                (KIND_POD, u64::from(generation) << 32 | port.index() as u64)
+            }
+            Ingress::Gateway => (KIND_GATEWAY, 0),
+            Ingress::Tunnel => (2, 0),
+        };
+        let mut fifth = u64::from(source_port) << 48 | u64::from(destination_port) << 32;
+        fifth |= u64::from(self.network) << 16 | u64::from(protocol) << 8 | kind << KIND_SHIFT;
+        fifth |= if source.is_ipv6() { SOURCE_V6 } else { 0 };
+        fifth |= if destination.is_ipv6() { DESTINATION_V6 } else { 0 };
+        let ([a, b], [c, d]) = (address_words(source), address_words(destination));
+        [a, b, c, d, fifth, port]
+    }
+
+    /// What [`words`](Self::words) made words of.
+    pub(super) fn from_words(words: &KeyWords) -> Option<FlowKey> {
+        let [a, b, c, d, fifth, port] = *words;
+        let ingress = match (fifth >> KIND_SHIFT) & 3 {
+            KIND_POD => Ingress::Pod(PortId::new(port as u32 as usize)?, (port >> 32) as u32),
+            KIND_GATEWAY => Ingress::Gateway,
+            _ => Ingress::Tunnel,
+        };
+        let tuple = Tuple {
+            source: address(a, b, fifth & SOURCE_V6 != 0),
+            destination: address(c, d, fifth & DESTINATION_V6 != 0),
+            protocol: protocol(fifth),
+            source_port: (fifth >> 48) as u16,
+            destination_port: (fifth >> 32) as u16,
+        };
+        Some(FlowKey { network: (fifth >> 16) as u16, ingress, tuple })
+    }
+}
+
+impl Ingress {
+    /// Quotas and budgets are kept for so many.
+    pub(super) const ACCOUNTS: usize = PORTS_MAX + 2;
+
+    /// Whose quota and budget a connection is charged to that began here.
+    pub(super) fn account(self) -> usize {
+        match self {
+            Ingress::Pod(port, _) => port.index(),
+            Ingress::Gateway => PORTS_MAX,
+            Ingress::Tunnel => PORTS_MAX + 1,
+        }
+    }
+}
+
+const SNAT: u64 = 1 << 2;
+const HAIRPIN: u64 = 1 << 3;
+const HAS_SERVICE: u64 = 1 << 4;
+const HAS_EGRESS_RULE: u64 = 1 << 5;
+const HAS_INGRESS_RULE: u64 = 1 << 6;
+
+impl Decision {
+    /// The rules, egress in the upper half; and the Service in the upper half above the marks.
+    pub(super) fn words(&self) -> [u64; 2] {
+        let mut marks = match self.source {
+            PacketSource::Pod => 0,
+            PacketSource::Gateway => 1,
+            PacketSource::Tunnel => 2,
+        };
+        let flags = [
+            (self.snat, SNAT),
+            (self.hairpin, HAIRPIN),
+            (self.service.is_some(), HAS_SERVICE),
+            (self.egress_rule.is_some(), HAS_EGRESS_RULE),
+            (self.ingress_rule.is_some(), HAS_INGRESS_RULE),
+        ];
+        for (_, flag) in flags.into_iter().filter(|(set, _)| *set) {
+            marks |= flag;
+        }
+        let rule = |rule: Option<RuleId>| rule.map_or(0, |RuleId(id)| u64::from(id));
+        let service = self.service.map_or(0, |ServiceId(id)| u64::from(id));
+        [rule(self.egress_rule) << 32 | rule(self.ingress_rule), service << 32 | marks]
+    }
+
+    /// What [`words`](Self::words) made words of.
+    pub(super) fn from_words(words: [u64; 2]) -> Decision {
+        let [rules, marks] = words;
+        let has = |flag: u64| marks & flag != 0;
+        Decision {
+            source: match marks & 3 {
+                0 => PacketSource::Pod,
+                1 => PacketSource::Gateway,
+                _ => PacketSource::Tunnel,
+            },
+            service: has(HAS_SERVICE).then_some(ServiceId((marks >> 32) as u32)),
+            snat: has(SNAT),
+            hairpin: has(HAIRPIN),
+            egress_rule: has(HAS_EGRESS_RULE).then_some(RuleId((rules >> 32) as u32)),
+            ingress_rule: has(HAS_INGRESS_RULE).then_some(RuleId(rules as u32)),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any address, IPv4-mapped IPv6 ones among them.
+    fn addresses() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+            any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
+            any::<Ipv4Addr>().prop_map(|it| IpAddr::V6(it.to_ipv6_mapped())),
+        ]
+    }
+
+    pub(in crate::connection) fn keys() -> impl Strategy<Value = FlowKey> {
+        let ingress = prop_oneof![
+            (0..PORTS_MAX, any::<u32>()).prop_filter_map("a port", |(port, generation)| {
+                PortId::new(port).map(|port| Ingress::Pod(port, generation))
+            }),
+            Just(Ingress::Gateway),
+            Just(Ingress::Tunnel),
+        ];
+        let ports = (any::<u16>(), any::<u16>());
+        (any::<u16>(), ingress, addresses(), addresses(), any::<u8>(), ports).prop_map(
+            |(network, ingress, source, destination, protocol, (source_port, destination_port))| {
+                let tuple = Tuple { source, destination, protocol, source_port, destination_port };
+                FlowKey { network, ingress, tuple }
+            },
+        )
+    }
+
+    pub(in crate::connection) fn decisions() -> impl Strategy<Value = Decision> {
+        let source = prop::sample::select(vec![
+            PacketSource::Pod,
+            PacketSource::Gateway,
+            PacketSource::Tunnel,
+        ]);
+        let ids = (any::<Option<u32>>(), any::<Option<u32>>(), any::<Option<u32>>());
+        (source, ids, any::<bool>(), any::<bool>()).prop_map(
+            |(source, (service, egress_rule, ingress_rule), snat, hairpin)| Decision {
+                source,
+                service: service.map(ServiceId),
+                snat,
+                hairpin,
+                egress_rule: egress_rule.map(RuleId),
+                ingress_rule: ingress_rule.map(RuleId),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_becomes_words_comes_back_the_same(key in keys(), decision in decisions()) {
+            prop_assert_eq!(FlowKey::from_words(&key.words()), Some(key));
+            prop_assert_eq!(Decision::from_words(decision.words()), decision);
+        }
+
+        #[test]
+        fn different_keys_are_different_words(one in keys(), other in keys()) {
+            prop_assert_eq!(one == other, one.words() == other.words());
+        }
+    }
+}
