@@ -136,15 +136,16 @@ impl Back {
                 tunnel: None,
             }),
             PacketSource::Tunnel => {
-                let peer = state.peer_by_route(ip.source)?;
+                let (node, peer) = (state.node()?, state.peer_by_route(ip.source)?);
                 Some(Back {
                     address: state.gateway_address(ip.source)?,
                     source: gateway?.mac,
                     destination: Mac::VIRTUAL,
                     tunnel: Some(Tunnel {
-                        local: state.node()?.tunnel_address,
+                        local: node.tunnel_address,
                         remote: peer.tunnel_address,
                         adjacency: peer.adjacency,
+                        kind: node.tunnel_type,
                     }),
                 })
             }

@@ -148,7 +148,7 @@ fn tunnelled(
     let node = state.node().ok_or(DescribeError::NoNode)?;
     let peer = state.peer_by_route(source).ok_or(DescribeError::NoPeer(source))?;
     let (local, remote) = (peer.tunnel_address, node.tunnel_address);
-    let tunnel = Tunnel { local, remote, adjacency: peer.adjacency };
+    let tunnel = Tunnel { local, remote, adjacency: peer.adjacency, kind: node.tunnel_type };
     let too_long = DescribeError::TooLong(described.bytes().len());
     let mut packet = described.packet().ok_or(DescribeError::NoNode)?;
     packet

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyId;
 use crate::connection::{Connection, ConnectionId, Direction, RuleId, ServiceId, Tuple};
-use crate::state::{Action, EndpointAddress};
+use crate::state::{Action, EndpointAddress, TunnelType};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::Ip;
@@ -54,6 +54,8 @@ pub struct Tunnel {
     pub remote: IpAddr,
     /// The next hop.
     pub adjacency: AdjacencyId,
+    /// What stands between the underlay's headers and the packet.
+    pub kind: TunnelType,
 }
 
 /// What a packet is to the connection table.

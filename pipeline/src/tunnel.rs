@@ -1,4 +1,4 @@
-//! Geneve's headers: taken off and held against what is known, or put on.
+//! The tunnel's headers, Geneve's or VXLAN's: taken off and held against what is known, or put on.
 //!
 //! `Classifier` takes them off, `Output` puts them on. Nothing a tunnelled packet says about itself
 //! is believed: the peer is known by its underlay address, and may speak for its own Pod ranges
@@ -11,11 +11,11 @@ use foldhash::quality::FixedState;
 
 use crate::address::Mac;
 use crate::packet::{Packet, PacketSource, Tunnel};
-use crate::state::{Peer, State};
+use crate::state::{EncapMode, Peer, State, TunnelType};
 use crate::verdict::DropReason;
 use crate::wire::ipv6::Fragment;
 use crate::wire::udp::Udp;
-use crate::wire::{checksum, ethernet, geneve, ipv4, ipv6, put, udp};
+use crate::wire::{checksum, ethernet, geneve, ipv4, ipv6, put, udp, vxlan};
 
 /// Hops that a tunnelled packet may take on the underlay.
 const OUTER_TTL: u8 = 64;
@@ -24,6 +24,43 @@ const ECN: u8 = 0b11;
 const NOT_ECT: u8 = 0b00;
 const ECT_1: u8 = 0b01;
 const CE: u8 = 0b11;
+
+/// Bytes of either header without options.
+const HEADER_LEN: usize = geneve::LEN;
+const _: () = assert!(HEADER_LEN == vxlan::LEN);
+
+impl TunnelType {
+    /// Its UDP port.
+    pub(crate) const fn port(self) -> u16 {
+        match self {
+            TunnelType::Geneve => geneve::PORT,
+            TunnelType::Vxlan => vxlan::PORT,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            TunnelType::Geneve => "Geneve",
+            TunnelType::Vxlan => "VXLAN",
+        }
+    }
+
+    /// Bytes of the header at the front of `bytes`, if this node understands it.
+    fn header_len(self, bytes: &[u8]) -> Result<usize, DropReason> {
+        let length = match self {
+            TunnelType::Geneve => geneve::header_len(bytes).ok(),
+            TunnelType::Vxlan => vxlan::header_len(bytes).ok(),
+        };
+        length.ok_or(DropReason::BadTunnelHeader)
+    }
+
+    fn emit(self, bytes: &mut [u8]) -> Option<()> {
+        match self {
+            TunnelType::Geneve => geneve::emit(bytes),
+            TunnelType::Vxlan => vxlan::emit(bytes),
+        }
+    }
+}
 
 /// Takes the tunnel's headers off a packet that came in by the uplink, and says whose it is.
 pub(crate) fn decapsulate<'s>(
@@ -37,7 +74,7 @@ pub(crate) fn decapsulate<'s>(
     let for_us = packet.ethernet()?.destination() == uplink.mac
         && outer.destination == node.tunnel_address
         && outer.protocol == udp::PROTOCOL;
-    if !for_us {
+    if !for_us || node.encap_mode == EncapMode::NoEncap {
         return Err(DropReason::NotTunnel);
     }
     if outer.fragment != Fragment::Whole {
@@ -45,12 +82,12 @@ pub(crate) fn decapsulate<'s>(
     }
     let datagram = packet.payload().get(outer.upper..).ok_or(DropReason::Malformed)?;
     let header = Udp::parse(datagram).ok_or(DropReason::Malformed)?;
-    if header.destination_port() != geneve::PORT {
+    if header.destination_port() != node.tunnel_type.port() {
         return Err(DropReason::NotTunnel);
     }
     let peer = state.peer_by_tunnel(outer.source).ok_or(DropReason::UnknownTunnelPeer)?;
     let datagram = datagram.get(..header.len()).ok_or(DropReason::Malformed)?;
-    // RFC 8926 section 3.3: a sum of zero is none, also over IPv6 (RFC 6935).
+    // RFC 8926 section 3.3, RFC 7348 section 5: a sum of zero is none, also over IPv6 (RFC 6935).
     if header.checksum() != 0 {
         let pseudo =
             checksum::pseudo_header(outer.source, outer.destination, udp::PROTOCOL, datagram.len());
@@ -58,10 +95,9 @@ pub(crate) fn decapsulate<'s>(
             return Err(DropReason::BadTunnelChecksum);
         }
     }
-    let options = geneve::header_len(datagram.get(udp::LEN..).unwrap_or_default())
-        .map_err(|geneve::NotUnderstood| DropReason::BadTunnelHeader)?;
-    let inner_len = datagram.len() - udp::LEN - options;
-    packet.pop_front(ethernet::LEN + outer.upper + udp::LEN + options);
+    let header_len = node.tunnel_type.header_len(datagram.get(udp::LEN..).unwrap_or_default())?;
+    let inner_len = datagram.len() - udp::LEN - header_len;
+    packet.pop_front(ethernet::LEN + outer.upper + udp::LEN + header_len);
     packet.resize(inner_len);
     packet.facts.ip = None;
     let inner = packet.ethernet()?;
@@ -114,12 +150,12 @@ pub(crate) fn encapsulate(
     let traffic_class = packet.ip()?.traffic_class;
     let hash = flow_hash(packet, hash_seed)?;
     let network_len = if tunnel.remote.is_ipv4() { ipv4::LEN } else { ipv6::LEN };
-    let datagram_len = u16::try_from(udp::LEN + geneve::LEN + packet.len())
+    let datagram_len = u16::try_from(udp::LEN + HEADER_LEN + packet.len())
         .ok()
         .filter(|length| usize::from(*length) + network_len <= 0xffff)
         .ok_or(DropReason::PacketTooBig)?;
     packet
-        .push_front(ethernet::LEN + network_len + udp::LEN + geneve::LEN)
+        .push_front(ethernet::LEN + network_len + udp::LEN + HEADER_LEN)
         .map_err(|_| DropReason::NoHeadroom)?;
     let outer = Outer { tunnel, traffic_class, hash, datagram_len };
     outer.emit(packet.bytes_mut(), source, next_hop).ok_or(DropReason::NoHeadroom)
@@ -142,11 +178,12 @@ impl Outer {
         let (network, datagram) =
             frame.get_mut(ethernet::LEN..)?.split_at_mut_checked(network_len)?;
         self.emit_network(network)?;
-        // RFC 8926 section 3.3: the source port spreads flows over the underlay's paths.
+        // RFC 8926 section 3.3, RFC 7348 section 5: the source port spreads flows over the underlay's paths.
         let source_port = 0xc000 | (self.hash as u16 & 0x3fff);
         let len = self.datagram_len;
-        udp::Repr { source_port, destination_port: geneve::PORT, len }.emit(datagram)?;
-        geneve::emit(datagram.get_mut(udp::LEN..)?)?;
+        let kind = self.tunnel.kind;
+        udp::Repr { source_port, destination_port: kind.port(), len }.emit(datagram)?;
+        kind.emit(datagram.get_mut(udp::LEN..)?)?;
         // IPv4 leaves the sum to the inner packet's own; over IPv6 zero is for those who know
         // that every receiver takes it (RFC 6936), which we do not.
         if !v4 {

@@ -101,13 +101,13 @@ reasons! {
     NoService,
     /// No source port is left for a translated source.
     SnatPortsExhausted,
-    /// A Pod's own Geneve to a node: masqueraded, it would pass for this node's.
+    /// A Pod's own tunnel packet to a node: masqueraded, it would pass for this node's.
     ForgedTunnel,
     /// TTL or hop limit ran out where no ICMP error may be sent.
     TtlExceeded,
     /// Too big for the next link where no ICMP error may be sent.
     PacketTooBig,
-    /// Came in by the uplink, but is not a Geneve packet for this node.
+    /// Came in by the uplink, but is not a tunnel packet for this node.
     NotTunnel,
     /// A fragment of a tunnelled packet: peers send these whole.
     FragmentedTunnel,

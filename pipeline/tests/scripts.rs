@@ -10,6 +10,7 @@
 //! send udp|tcp|ping|who-has [v6] from X to Y [source S] [source-mac N] [mac N] [ttl T] [bytes B]
 //!      [port P] [source-port P] [fragmentable] [set OFFSET HEX] [resum]
 //!                                     resum: sum the outer IPv4 header again
+//! mode vxlan|no-encap                 instead of Geneve
 //! lose next-hop                       the underlay no longer knows the peer's next hop
 //! delete endpoint|node|port|group|rule|service NAME
 //! group NAME ADDRESS...               an address, a range or the name of a Pod
@@ -28,7 +29,7 @@ use std::path::Path;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use seine_pipeline::adjacency::AdjacencyId;
-use seine_pipeline::state::{Change, Kind, ObjectId};
+use seine_pipeline::state::{Change, EncapMode, Kind, Object, ObjectId, TunnelType};
 use seine_pipeline::testbed::{Fate, Node, Probe, ping, tcp, udp, who_has};
 
 mod policy;
@@ -75,6 +76,7 @@ fn play(script: &str) -> String {
             ["cluster", "pods", pods @ ..] => {
                 node = Node::new(pods, "192.168.0.1", "192.168.0.2");
             }
+            ["mode", mode] => set_mode(&mut node, mode),
             ["lose", "next-hop"] => node.adjacencies.set(AdjacencyId::new(0).unwrap(), None),
             ["delete", kind, name] => {
                 let kind = match *kind {
@@ -96,6 +98,17 @@ fn play(script: &str) -> String {
         }
     }
     played
+}
+
+fn set_mode(node: &mut Node, mode: &str) {
+    let id = ObjectId { kind: Kind::Node, name: "node1".to_owned() };
+    let Some(Object::Node(mut object)) = node.state.object(&id) else { panic!("no node") };
+    match mode {
+        "vxlan" => object.tunnel_type = TunnelType::Vxlan,
+        "no-encap" => object.encap_mode = EncapMode::NoEncap,
+        other => panic!("{other}: no such mode"),
+    }
+    node.apply(&[Change::Upsert(Object::Node(object))]);
 }
 
 fn send(node: &mut Node, words: &[&str]) -> String {
@@ -204,9 +217,13 @@ fn describe(frame: &[u8], story: &mut String) {
         }
     }
     match packet.transport {
-        Some(TransportSlice::Udp(header)) if header.destination_port() == 6081 => {
+        Some(TransportSlice::Udp(header))
+            if matches!(header.destination_port(), 4789 | 6081) && header.payload().len() > 8 =>
+        {
             let summed = if header.checksum() == 0 { "without" } else { "with" };
-            writeln!(story, "      udp to 6081, {summed} checksum; geneve").unwrap();
+            let port = header.destination_port();
+            let kind = if port == 6081 { "geneve" } else { "vxlan" };
+            writeln!(story, "      udp to {port}, {summed} checksum; {kind}").unwrap();
             describe(&header.payload()[8..], story);
         }
         Some(TransportSlice::Udp(header)) => {

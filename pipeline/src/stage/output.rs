@@ -34,7 +34,8 @@ impl Output {
             return Err(DropReason::NoNextHop);
         };
         tunnel::encapsulate(packet, way, port.mac, next_hop, state.hash_seed())?;
-        context.note(format_args!("Geneve to {remote} by {next_hop}, port {}", port.name));
+        let kind = way.kind.name();
+        context.note(format_args!("{kind} to {remote} by {next_hop}, port {}", port.name));
         Ok(Verdict::Output(egress))
     }
 }

@@ -17,12 +17,12 @@ use crate::connection::Direction;
 use crate::packet::{Packet, PacketSource, Tracking, Tunnel};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
-use crate::state::{Endpoint, Node, Peer, Port, State};
+use crate::state::{EncapMode, Endpoint, Node, Peer, Port, State};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::Error;
 use crate::wire::ip::Ip;
 use crate::wire::ipv6::Fragment;
-use crate::wire::{geneve, u16_at, udp};
+use crate::wire::{u16_at, udp};
 
 /// Decides by destination address.
 pub struct L3Forwarding;
@@ -150,6 +150,9 @@ impl Way<'_> {
     }
 
     fn to_peer(&self, packet: &mut Packet<'_>, peer: &Peer) -> Result<(), DropReason> {
+        if self.node.encap_mode == EncapMode::NoEncap {
+            return self.to_peer_by_gateway(packet);
+        }
         let addressed = match self.source {
             PacketSource::Pod => {
                 self.destination_mac == self.gateway.mac || self.destination_mac == Mac::VIRTUAL
@@ -165,8 +168,23 @@ impl Way<'_> {
             local: self.node.tunnel_address,
             remote: peer.tunnel_address,
             adjacency: peer.adjacency,
+            kind: self.node.tunnel_type,
         });
         packet.route(self.gateway.mac, Mac::VIRTUAL)
+    }
+
+    /// The node's kernel has the routes to peers.
+    fn to_peer_by_gateway(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+        packet.facts.mtu = usize::from(self.gateway.mtu);
+        match self.source {
+            PacketSource::Pod if self.destination_mac == self.gateway.mac => {
+                packet.route(Mac::VIRTUAL, self.gateway.mac)
+            }
+            PacketSource::Pod => Err(DropReason::UnknownDestinationMac),
+            PacketSource::Gateway if self.to_services() => self.back_to_gateway(packet),
+            PacketSource::Gateway => Err(DropReason::Hairpin),
+            PacketSource::Tunnel => Err(DropReason::TunnelTransit),
+        }
     }
 
     fn to_outside(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
@@ -181,16 +199,18 @@ impl Way<'_> {
     }
 }
 
-/// Whether a Pod speaks Geneve to a node, this one or a peer. The node masquerades what leaves by
+/// Whether a Pod speaks as tunnels do to a node, this one or a peer. The node masquerades what leaves by
 /// the gateway, so the peer would take it for tunnelled by this node, past the spoof guard. A first
 /// fragment counts too: the kernel puts fragments together before it masquerades them.
 fn forges_tunnel(packet: &Packet<'_>, ip: &Ip, state: &State) -> bool {
-    let to_node = state.peer_by_tunnel(ip.destination).is_some()
-        || state.node().is_some_and(|node| node.tunnel_address == ip.destination);
-    to_node
+    let Some(node) = state.node().filter(|node| node.encap_mode == EncapMode::Encap) else {
+        return false;
+    };
+    let to_node = state.peer_by_tunnel(ip.destination).is_some();
+    (to_node || node.tunnel_address == ip.destination)
         && ip.protocol == udp::PROTOCOL
         && ip.fragment != Fragment::Later
-        && u16_at(packet.payload(), ip.upper + 2) == Some(geneve::PORT)
+        && u16_at(packet.payload(), ip.upper + 2) == Some(node.tunnel_type.port())
 }
 
 /// Drops what no router forwards.

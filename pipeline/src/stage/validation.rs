@@ -132,7 +132,7 @@ impl SpoofGuard {
             _ if link_scoped(&ip) => {
                 context.note(format_args!("{} may be any interface's, on its link", ip.source));
             }
-            Speaker::Gateway(_) if context.state.is_pod_address(ip.source) => {
+            Speaker::Gateway(_) if context.state.is_elsewhere(ip.source) => {
                 context.note(format_args!("{} is a Pod's, who does not send by here", ip.source));
                 return Err(DropReason::SpoofedSource);
             }

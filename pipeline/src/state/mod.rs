@@ -266,10 +266,12 @@ impl State {
         self.node.as_deref()?.pod_cidrs.iter().find(|range| range.contains(&address))
     }
 
-    /// Whether the address is in a Pod range, of this node or of a peer, and not this gateway's.
-    pub(crate) fn is_pod_address(&self, address: IpAddr) -> bool {
-        let in_range = self.local_range(address).is_some() || self.peer_by_route(address).is_some();
-        in_range && !self.is_gateway_address(address)
+    /// Whether whoever has the address does not send by the gateway: Pods of this node never do,
+    /// those of peers only where there are no tunnels.
+    pub(crate) fn is_elsewhere(&self, address: IpAddr) -> bool {
+        let tunnelled = self.node().is_none_or(|node| node.encap_mode == EncapMode::Encap);
+        let peers = tunnelled && self.peer_by_route(address).is_some();
+        (self.local_range(address).is_some() || peers) && !self.is_gateway_address(address)
     }
 
     pub(crate) fn services(&self) -> &Services {

@@ -23,6 +23,7 @@ pub mod neighbor;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;
+pub mod vxlan;
 
 /// What is wrong with a packet's headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
