@@ -6,13 +6,14 @@
 //! worker can still send to it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use seine_pipeline::address::{PortId, PortKind};
 use seine_pipeline::adjacency::AdjacencyTable;
 use seine_pipeline::learned::Learned;
+use seine_pipeline::state::EncapMode;
 use tokio::sync::watch;
 
 use crate::counters::PortCounters;
@@ -288,7 +289,10 @@ impl Datapath {
 
     fn claim(&mut self) -> Result<(), DeviceError> {
         let node = self.writer.node();
-        let claims = Claims { tunnel_address: node.map(|node| node.tunnel_address) };
+        let tunnelled = node.filter(|node| node.encap_mode == EncapMode::Encap);
+        let tunnel =
+            tunnelled.map(|node| SocketAddr::new(node.tunnel_address, node.tunnel_type.port()));
+        let claims = Claims { tunnel };
         if claims != self.claims {
             self.devices.claim(claims)?;
             self.claims = claims;

@@ -3,7 +3,7 @@
 //! The process opens and closes devices through [`Devices`]; on a node that is
 //! [`NodeDevices`](crate::node_devices::NodeDevices), in tests it is memory.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use seine_pipeline::address::{Mac, PortKind};
 
@@ -40,8 +40,9 @@ pub enum DeviceError {
 /// Which traffic of the uplink is the datapath's; all else stays the kernel's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// Geneve to this address, the node's own on the underlay; none claims nothing.
-    pub tunnel_address: Option<IpAddr>,
+    /// UDP to this address, the node's own on the underlay, and the tunnel's port; none claims
+    /// nothing.
+    pub tunnel: Option<SocketAddr>,
 }
 
 /// The machine's devices.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use seine_pipeline::address::PortKind;
@@ -16,8 +17,6 @@ use crate::port::af_xdp::{
 use crate::port::tap::{self, TapOptions};
 use crate::port::{AttachMode, Interface, OpenError, PortFacts};
 
-/// The UDP port of Geneve, RFC 8926.
-const GENEVE_PORT: u16 = 6081;
 /// The IP protocol number of UDP.
 const UDP: u8 = 17;
 
@@ -158,8 +157,9 @@ impl Devices for NodeDevices {
     }
 
     fn claim(&mut self, claims: Claims) -> Result<(), DeviceError> {
-        let geneve = |address| Claim { address, protocol: UDP, port: GENEVE_PORT };
-        let claims: Vec<Claim> = claims.tunnel_address.into_iter().map(geneve).collect();
+        let claims = claims.tunnel.into_iter();
+        let udp = |to: SocketAddr| Claim { address: to.ip(), protocol: UDP, port: to.port() };
+        let claims: Vec<Claim> = claims.map(udp).collect();
         self.uplink_attachment
             .set_claims(&claims)
             .map_err(|source| DeviceError::Claim { interface: self.uplink.clone(), source })

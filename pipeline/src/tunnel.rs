@@ -31,7 +31,7 @@ const _: () = assert!(HEADER_LEN == vxlan::LEN);
 
 impl TunnelType {
     /// Its UDP port.
-    pub(crate) const fn port(self) -> u16 {
+    pub const fn port(self) -> u16 {
         match self {
             TunnelType::Geneve => geneve::PORT,
             TunnelType::Vxlan => vxlan::PORT,

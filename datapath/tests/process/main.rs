@@ -239,9 +239,8 @@ async fn next_hops_are_wanted_for_peers_and_used_again_after_them() {
 #[tokio::test]
 async fn the_uplink_claims_the_tunnel_address_once_it_is_known() {
     let (node, _) = node_with_two_pods().await;
-    let claims: Vec<_> =
-        node.claims.lock().unwrap().iter().map(|claims| claims.tunnel_address).collect();
-    assert_eq!(claims, [Some("192.0.2.1".parse().unwrap())]);
+    let claims: Vec<_> = node.claims.lock().unwrap().iter().map(|claims| claims.tunnel).collect();
+    assert_eq!(claims, [Some("192.0.2.1:6081".parse().unwrap())]);
 }
 
 #[tokio::test]
