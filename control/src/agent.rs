@@ -8,7 +8,7 @@ use std::time::Duration;
 use seine_datapath_api::v1;
 use seine_datapath_api::v1::object_id::Kind;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::attach::{AttachError, Attacher, Facts};
 use crate::attachments::{Attachments, RecordError};
@@ -19,6 +19,7 @@ use crate::datapath_session::{Changes, Connected, Session, SessionState};
 use crate::host_network::{self, HostPlan, ServicePlan};
 use crate::model::Cluster;
 use crate::namespace::{Namespace, NamespaceError};
+use crate::tables::Tables;
 use crate::watch::manifests;
 
 /// How long to wait before something that failed for reasons of its own is tried again.
@@ -57,6 +58,7 @@ struct Agent {
     nft: PathBuf,
     node: Namespace,
     session: Arc<Session>,
+    tables: Arc<Tables>,
     attachments: Arc<Attachments>,
     attacher: Arc<Attacher>,
     cluster: watch::Receiver<Arc<Cluster>>,
@@ -80,8 +82,10 @@ pub async fn run(
     let client = format!("{name} on {}", configuration.node_name);
     let (session, changes) = Session::new(&configuration.datapath_socket, client);
     let facts = watch::Sender::new(None);
+    let tables = Arc::new(Tables::new(&configuration.node_name, session.clone(), cluster.clone()));
     let attacher = Arc::new(Attacher::new(
         session.clone(),
+        tables.clone(),
         attachments.clone(),
         facts.subscribe(),
         node.clone(),
@@ -92,6 +96,7 @@ pub async fn run(
         nft,
         node,
         session,
+        tables,
         attachments,
         attacher: attacher.clone(),
         cluster,
@@ -158,6 +163,8 @@ impl Agent {
             match self.network(&known, hello) {
                 Ok(network) => {
                     self.session.replace(&NETWORK, network.objects());
+                    // Not in force before the session is.
+                    let _ = self.tables.compile(&network.local.pod_cidrs).await;
                     self.announce(network, &known, hello, ports);
                     return Ok(());
                 }
@@ -209,11 +216,17 @@ impl Agent {
         self.facts.send_replace(Some(Arc::new(Facts { local: network.local, queues, ports })));
     }
 
-    /// Brings changed manifests into force while a session is.
+    /// Brings a changed cluster into force while a session is.
     async fn follow_cluster(self: Arc<Self>) {
         let mut cluster = self.cluster.clone();
         let mut state = self.session.state();
-        while cluster.changed().await.is_ok() {
+        loop {
+            tokio::select! {
+                changed = cluster.changed() => if changed.is_err() {
+                    return;
+                },
+                () = self.tables.outdated() => {}
+            }
             // A session that is coming into force may have begun before this change.
             let in_force = |state: &SessionState| matches!(state, SessionState::InForce(_));
             let Ok(SessionState::InForce(hello)) =
@@ -225,23 +238,34 @@ impl Agent {
             let Some(facts) = self.facts.borrow().clone() else {
                 continue;
             };
-            let network = match self.network(&known, &hello) {
-                Ok(network) => network,
-                Err(reason) => {
-                    error!("the changed manifests are not taken: {reason}");
-                    continue;
-                }
-            };
-            let difference = self.session.replace(&NETWORK, network.objects());
-            self.announce(network, &known, &hello, facts.ports.clone());
-            if difference.is_empty() {
-                continue;
+            self.renew_network(&known, &hello, &facts).await;
+            // Its ranges are those served, whether or not they are those of the cluster now.
+            let local = self.facts.borrow().clone().unwrap_or(facts);
+            match self.tables.compile(&local.local.pod_cidrs).await {
+                Ok(true) => debug!("policies and Services in force"),
+                Ok(false) => {}
+                Err(error) => error!("changed policies or Services are not in force: {error}"),
             }
-            let changed = difference.len();
-            match self.session.change(difference).await {
-                Ok(()) => info!(changed, "nodes in force"),
-                Err(error) => error!("the changed nodes are not in force: {error}"),
+        }
+    }
+
+    async fn renew_network(&self, cluster: &Cluster, hello: &v1::HelloReply, facts: &Facts) {
+        let network = match self.network(cluster, hello) {
+            Ok(network) => network,
+            Err(reason) => {
+                error!("the changed Nodes are not taken: {reason}");
+                return;
             }
+        };
+        let difference = self.session.replace(&NETWORK, network.objects());
+        self.announce(network, cluster, hello, facts.ports.clone());
+        if difference.is_empty() {
+            return;
+        }
+        let changed = difference.len();
+        match self.session.change(difference).await {
+            Ok(()) => info!(changed, "nodes in force"),
+            Err(error) => error!("the changed nodes are not in force: {error}"),
         }
     }
 

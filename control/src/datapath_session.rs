@@ -257,10 +257,7 @@ impl Session {
     /// Brings all that is desired into force, then every change, until the datapath is gone.
     pub async fn serve(&self, mut connected: Connected, changes: &mut Changes) {
         let reason = match self.synchronise(&mut connected).await {
-            Ok(()) => {
-                self.state.send_replace(SessionState::InForce(connected.hello.clone()));
-                self.follow(&mut connected, changes).await
-            }
+            Ok(()) => self.follow(&mut connected, changes).await,
             Err(error) => error,
         };
         warn!("the session with the datapath ended: {reason}");
@@ -290,16 +287,25 @@ impl Session {
                 warn!(port = name, "a recorded port did not open: {error}");
             }
         }
-        let reply = self.apply_all(connected).await?;
-        info!(
-            revision = reply.revision,
-            added = reply.added,
-            changed = reply.changed,
-            kept = reply.kept,
-            deleted = reply.deleted,
-            "everything desired is in force"
-        );
-        self.close_strays(connected).await
+        loop {
+            let version = self.desired().version();
+            let reply = self.apply_all(connected).await?;
+            info!(
+                revision = reply.revision,
+                added = reply.added,
+                changed = reply.changed,
+                kept = reply.kept,
+                deleted = reply.deleted,
+                "everything desired is in force"
+            );
+            self.close_strays(connected).await?;
+            // What has changed meanwhile nobody has sent: from now on whoever changes it does.
+            let desired = self.desired();
+            if desired.version() == version {
+                self.state.send_replace(SessionState::InForce(connected.hello.clone()));
+                return Ok(());
+            }
+        }
     }
 
     /// Closes Pod ports that nobody desires: their Pods went while the agent was away.

@@ -3,9 +3,10 @@
 //! `seine-agent` is this crate on a node. A manifest folder (or, later, an API server) is read by
 //! [`watch`] into the [`model`], past [`admission`]; [`compile`] derives from it what this node's
 //! network must be; [`datapath_session`] brings that into force in `seine-datapath`, and
-//! [`host_network`] in the node's kernel. [`attach`] serves the CNI plugin through [`cni_server`],
-//! with addresses from [`ipam`] and a record on disk in [`attachments`]. [`agent`] puts it
-//! together.
+//! [`host_network`] in the node's kernel. [`tables`] keeps policies and Services in step with the
+//! cluster and with the Pods that are here. [`attach`] serves the CNI plugin through
+//! [`cni_server`], with addresses from [`ipam`] and a record on disk in [`attachments`].
+//! [`agent`] puts it together.
 //!
 //! [`ctl`] is `seinectl`, the operator's command.
 
@@ -24,4 +25,5 @@ pub mod model;
 pub mod namespace;
 pub mod netlink;
 pub mod preflight;
+pub mod tables;
 pub mod watch;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 #[allow(dead_code, unused_imports, reason = "other tests use more of it")]
+#[path = "agent/node/mod.rs"]
 mod node;
 
 use std::path::Path;

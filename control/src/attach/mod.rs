@@ -15,15 +15,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use seine_datapath_api::v1;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::attachments::{Attachment, AttachmentKey, Attachments};
-use crate::compile::{Difference, LocalNode, endpoint};
+use crate::compile::{LocalNode, endpoint};
 use crate::datapath_session::{Session, SessionError, SessionState};
 use crate::model::{Mac, PodName};
 use crate::namespace::Namespace;
+use crate::tables::Tables;
 pub use error::AttachError;
 pub use pod_link::{Expected, PodAddress};
 use pod_link::{PodLink, PodRoute};
@@ -69,6 +69,7 @@ pub struct Attached {
 /// Attaches Pods to this node.
 pub struct Attacher {
     session: Arc<Session>,
+    tables: Arc<Tables>,
     attachments: Arc<Attachments>,
     facts: watch::Receiver<Option<Arc<Facts>>>,
     /// The agent's own namespace, which no Pod may have.
@@ -81,12 +82,13 @@ impl Attacher {
     /// An attacher that is ready as soon as `facts` are known and `session` is in force.
     pub fn new(
         session: Arc<Session>,
+        tables: Arc<Tables>,
         attachments: Arc<Attachments>,
         facts: watch::Receiver<Option<Arc<Facts>>>,
         own: Namespace,
     ) -> Self {
         let links = Semaphore::new(LINKS_AT_ONCE_MAX);
-        Self { session, attachments, facts, own, turns: Turns::default(), links }
+        Self { session, tables, attachments, facts, own, turns: Turns::default(), links }
     }
 
     /// Attaches one interface.
@@ -191,6 +193,7 @@ impl Attacher {
             }
             if links.contains(&attachment.port) {
                 self.session.desire(endpoint(&attachment), &attachment.port);
+                self.tables.restore(&attachment);
             } else {
                 info!(key = %attachment.key, endpoint = attachment.endpoint,
                     "its link is gone; the address is free once the datapath has forgotten it");
@@ -310,9 +313,7 @@ impl Attacher {
         let (made, (recorded, record)) = tokio::join!(made, recorded);
         let (host_mac, link, port) = made?;
         recorded?;
-        let mut difference = Difference::new();
-        difference.put(endpoint(attachment));
-        self.session.change(difference).await?;
+        self.tables.attach(attachment).await?;
         debug!(key = %attachment.key, ?record, ?link, ?port, endpoint = ?start.elapsed(),
             "the steps of the attachment were done after");
         Ok(Attached { attachment: attachment.clone(), host_mac, addresses })
@@ -320,9 +321,7 @@ impl Attacher {
 
     /// Takes everything of an attachment away, in the order that keeps its address safe.
     async fn detach(&self, attachment: &Attachment) -> Result<(), AttachError> {
-        let mut difference = Difference::new();
-        difference.delete((v1::object_id::Kind::Endpoint, attachment.endpoint.clone()));
-        let forgotten = self.session.change(difference).await;
+        let forgotten = self.tables.detach(attachment).await;
         let closed = self.session.close_port(&attachment.port).await;
         self.delete_link(&attachment.port).await?;
         match forgotten.and(closed) {

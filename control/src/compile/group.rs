@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use seine_datapath_api::v1;
@@ -179,13 +180,15 @@ impl<'a> Groups<'a> {
 pub(super) fn memberships(
     population: &Population<'_>,
     groups: &[Rc<Known>],
-) -> BTreeMap<PodName, Vec<Rc<str>>> {
-    let mut memberships: BTreeMap<PodName, Vec<Rc<str>>> = BTreeMap::new();
+) -> BTreeMap<PodName, Vec<Arc<str>>> {
+    let local = population.pods().filter(|(_, pod)| population.is_local(pod));
+    let mut memberships: BTreeMap<PodName, Vec<Arc<str>>> =
+        local.map(|(_, pod)| (pod.name.clone(), Vec::new())).collect();
     for group in groups.iter().filter(|group| group.has_local_pods) {
+        let name: Arc<str> = group.name.as_ref().into();
         for index in &group.members.pods {
-            let pod = population.pod(*index);
-            if population.is_local(pod) {
-                memberships.entry(pod.name.clone()).or_default().push(group.name.clone());
+            if let Some(groups) = memberships.get_mut(&population.pod(*index).name) {
+                groups.push(name.clone());
             }
         }
     }

@@ -8,14 +8,15 @@ use std::collections::BTreeSet;
 
 use seine_datapath_api::v1;
 
-use super::Compiled;
 use super::group::{Groups, memberships};
+use super::inhabitants::inhabitants;
 use super::population::Population;
 use super::rank::{self, Place};
 use super::rule::{shown, template, word};
 use super::service::Offers;
 use super::source::{NamedPort, Source, same_labels, word as protocol_word};
 use super::traffic::{Wanted, wanted};
+use super::{Attached, Compiled};
 use crate::model::{
     Cluster, NamespaceScope, ObjectName, Peer, PodSelector, Policy, PolicyRule, Subject,
 };
@@ -25,20 +26,24 @@ const ISOLATION_POLICY: &str = "K8sNetworkPolicy";
 
 /// The rules and groups of one node.
 pub fn policies(cluster: &Cluster, node: &str) -> Compiled {
-    policies_with(cluster, node, &Offers::of(cluster))
+    let attached = Attached::default();
+    let pods = inhabitants(cluster, node, &attached);
+    policies_with(&Population::new(cluster, &pods, node), &Offers::of(cluster))
 }
 
-pub(super) fn policies_with(cluster: &Cluster, node: &str, offers: &Offers<'_>) -> Compiled {
-    let population = Population::new(cluster, node);
+pub(super) fn policies_with<'a>(
+    population: &'a Population<'a>,
+    offers: &'a Offers<'a>,
+) -> Compiled {
     let mut compiler = Compiler {
-        population: &population,
+        population,
         offers,
-        groups: Groups::new(&population),
+        groups: Groups::new(population),
         isolated: BTreeSet::new(),
         rules: Vec::new(),
         refused: Vec::new(),
     };
-    for policy in cluster.policies.values() {
+    for policy in population.cluster.policies.values() {
         compiler.policy(policy);
     }
     compiler.finish()
@@ -64,6 +69,7 @@ struct Draft<'r> {
 }
 
 /// Whom one rule of the datapath joins.
+#[derive(Default)]
 struct Ends {
     applied_to: Vec<Source>,
     applied_to_services: Vec<String>,
@@ -199,7 +205,8 @@ impl Compiler<'_> {
                 Egress => peers = Some(serving),
                 _ => applied_to = serving,
             }
-            let only = Ends { applied_to, peers, applied_to_services: Vec::new(), ..Ends::none() };
+            let only =
+                Ends { applied_to, peers, applied_to_services: Vec::new(), ..Ends::default() };
             let range = v1::PortRange { first: number.into(), last: number.into() };
             let traffic = source_ports.iter().map(|source_ports| v1::Traffic {
                 protocol: protocol.number().into(),
@@ -351,17 +358,11 @@ impl Compiler<'_> {
         let groups = groups.iter().map(|group| group.object(self.population));
         let rules = self.rules.into_iter().map(v1::object::Kind::Rule);
         let rules = rules.map(|kind| v1::Object { kind: Some(kind) });
-        Compiled { objects: groups.chain(rules).collect(), refused: self.refused, memberships }
-    }
-}
-
-impl Ends {
-    fn none() -> Self {
-        Self {
-            applied_to: Vec::new(),
-            applied_to_services: Vec::new(),
-            peers: None,
-            peer_services: Vec::new(),
+        Compiled {
+            objects: groups.chain(rules).collect(),
+            refused: self.refused,
+            memberships,
+            ..Compiled::default()
         }
     }
 }

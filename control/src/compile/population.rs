@@ -33,9 +33,10 @@ pub(super) struct Population<'a> {
 }
 
 impl<'a> Population<'a> {
-    /// That of a cluster, as `node` sees it.
-    pub(super) fn new(cluster: &'a Cluster, node: &'a str) -> Self {
-        let pods: Vec<&Pod> = cluster.pods.values().filter(|pod| !pod.host_network).collect();
+    /// That of a cluster with these Pods, as `node` sees it.
+    pub(super) fn new(cluster: &'a Cluster, pods: &'a [Cow<'a, Pod>], node: &'a str) -> Self {
+        let pods = pods.iter().map(AsRef::<Pod>::as_ref).filter(|pod| !pod.host_network);
+        let pods: Vec<&Pod> = pods.collect();
         let mut namespaces = BTreeMap::new();
         for namespace in cluster.namespaces.values() {
             namespaces.insert(namespace.name.as_str(), named(&namespace.name, &namespace.labels));

@@ -4,16 +4,18 @@
 //! there is nothing to install for them. A Service that no EndpointSlice belongs to (manifests
 //! without a controller that would write one) gets as endpoints the Pods that it selects.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use seine_datapath_api::v1;
 
-use super::Compiled;
 use super::group::selector_of;
+use super::inhabitants::inhabitants;
 use super::source::{NamedPort, word};
+use super::{Attached, Compiled};
 use crate::model::{
-    Cluster, EndpointPort, EndpointSlice, ObjectName, PodName, Port, Protocol, Service, ServicePort,
+    Cluster, EndpointPort, EndpointSlice, ObjectName, Pod, Port, Protocol, Service, ServicePort,
 };
 
 /// Kubernetes' own limit: a day.
@@ -21,24 +23,36 @@ const AFFINITY_SECONDS_MAX: u32 = 86_400;
 
 /// The Services of one node.
 pub fn services(cluster: &Cluster, node: &str) -> Compiled {
-    services_with(cluster, node, &Offers::of(cluster))
+    let attached = Attached::default();
+    let pods = inhabitants(cluster, node, &attached);
+    services_with(cluster, &pods, node, &Offers::of(cluster))
 }
 
-pub(super) fn services_with(cluster: &Cluster, node: &str, offers: &Offers<'_>) -> Compiled {
+pub(super) fn services_with(
+    cluster: &Cluster,
+    pods: &[Cow<'_, Pod>],
+    node: &str,
+    offers: &Offers<'_>,
+) -> Compiled {
     let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
     for slice in cluster.endpoint_slices.values() {
         let service = (slice.name.namespace.as_str(), slice.service.as_str());
         slices.entry(service).or_default().push(slice);
     }
+    let mut follow_pods = false;
     let objects = offers.offers.iter().map(|offer| {
         let name = &offer.service.name;
         let found = match slices.get(&(name.namespace.as_str(), name.name.as_str())) {
             Some(slices) => from_slices(slices, offer.port, node),
-            None => from_pods(cluster, offer, node),
+            None => {
+                follow_pods = true;
+                from_pods(pods, offer, node)
+            }
         };
         v1::Object { kind: Some(v1::object::Kind::Service(offer.object(choose(&found)))) }
     });
-    Compiled { objects: objects.collect(), refused: offers.refused.clone(), ..Compiled::default() }
+    let objects = objects.collect();
+    Compiled { objects, refused: offers.refused.clone(), follow_pods, ..Compiled::default() }
 }
 
 /// What Services offer, as far as it is valid: one entry for each of their ports.
@@ -170,14 +184,13 @@ fn from_slices(slices: &[&EndpointSlice], port: &ServicePort, node: &str) -> Vec
     found
 }
 
-fn from_pods(cluster: &Cluster, offer: &Offer<'_>, node: &str) -> Vec<Found> {
+fn from_pods(pods: &[Cow<'_, Pod>], offer: &Offer<'_>, node: &str) -> Vec<Found> {
     let Some(selector) = selector_of(offer.service) else {
         return Vec::new();
     };
     let namespace = &offer.service.name.namespace;
-    let first = PodName { namespace: namespace.clone(), name: String::new() };
-    let pods = cluster.pods.range(first..).map(|(_, pod)| pod);
-    let pods = pods.take_while(|pod| pod.name.namespace == *namespace);
+    let first = pods.partition_point(|pod| pod.name.namespace < *namespace);
+    let pods = pods.iter().skip(first).take_while(|pod| pod.name.namespace == *namespace);
     let mut found = Vec::new();
     for pod in pods.filter(|pod| selector.matches(&pod.labels)) {
         let number = match &offer.port.target {

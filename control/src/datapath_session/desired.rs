@@ -11,21 +11,30 @@ use crate::compile::{Difference, ObjectKey, Objects, difference, identify, names
 pub(super) struct Desired {
     objects: Objects,
     pub(super) ports: BTreeSet<String>,
+    /// Rises with every change that somebody makes.
+    version: u64,
     /// What the datapath did not take, as it was: it is not sent again before it changes.
     refused: Objects,
 }
 
 impl Desired {
+    /// The same for as long as nobody changes an object.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     pub(super) fn objects(&self) -> &Objects {
         &self.objects
     }
 
     pub(super) fn add(&mut self, endpoint: v1::Object, port: &str) {
+        self.version += 1;
         self.objects.insert(identify(&endpoint), endpoint);
         self.ports.insert(port.into());
     }
 
     pub(super) fn apply(&mut self, difference: &mut Difference) {
+        self.version += 1;
         difference.apply(&mut self.objects);
     }
 
@@ -50,6 +59,7 @@ impl Desired {
             .into_iter()
             .partition(|(key, _)| kinds.contains(&key.0));
         let difference = difference(&before, &wanted);
+        self.version += u64::from(!difference.is_empty());
         self.objects = others;
         self.objects.extend(wanted);
         difference

@@ -1,5 +1,6 @@
 //! A node for tests: namespaces of its own, a datapath that only keeps books, and the real agent.
 
+pub mod books;
 pub mod datapath;
 
 use std::io::Write as _;

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use ipnet::IpNet;
 use seine_control::namespace::Namespace;
 use seine_control::netlink::Netlink;
 use seine_datapath_api::v1;
@@ -17,6 +16,9 @@ use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
+
+pub use super::books::Objects;
+use super::books::{change_members, check_names, check_objects, key};
 
 /// What fails from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +33,15 @@ pub enum Fault {
 struct Books {
     session: u64,
     revision: u64,
-    objects: BTreeMap<(i32, String), v1::Object>,
+    objects: Objects,
     ports: BTreeMap<String, u32>,
     transactions: u32,
     full: u32,
     fault: Option<Fault>,
+    /// What is refused by name.
+    refused: Option<String>,
+    /// What was in force after each transaction.
+    history: Vec<Objects>,
 }
 
 /// The server's thread and its books.
@@ -107,6 +113,21 @@ impl FakeDatapath {
         self.books().fault = fault;
     }
 
+    /// Refuses an object of that name from now on.
+    pub fn refuse(&self, name: &str) {
+        self.books().refused = Some(name.into());
+    }
+
+    /// What was in force after each transaction, up to now.
+    pub fn history(&self) -> Vec<Objects> {
+        self.books().history.clone()
+    }
+
+    /// What is in force.
+    pub fn objects(&self) -> Objects {
+        self.books().objects.clone()
+    }
+
     pub fn ports(&self) -> Vec<String> {
         self.books().ports.keys().cloned().collect()
     }
@@ -150,18 +171,6 @@ impl Drop for FakeDatapath {
     }
 }
 
-fn key(object: &v1::Object) -> (i32, String) {
-    use v1::object_id::Kind;
-    match object.kind.as_ref().unwrap() {
-        v1::object::Kind::Node(node) => (Kind::Node as i32, node.name.clone()),
-        v1::object::Kind::Peer(peer) => (Kind::Peer as i32, peer.name.clone()),
-        v1::object::Kind::Endpoint(endpoint) => (Kind::Endpoint as i32, endpoint.name.clone()),
-        v1::object::Kind::Group(group) => (Kind::Group as i32, group.name.clone()),
-        v1::object::Kind::Rule(rule) => (Kind::Rule as i32, rule.name.clone()),
-        v1::object::Kind::Service(service) => (Kind::Service as i32, service.name.clone()),
-    }
-}
-
 impl Books {
     fn check_session(&self, session: u64) -> Result<(), Status> {
         if session == self.session {
@@ -192,6 +201,16 @@ impl Books {
             for object in &part.upserts {
                 objects.insert(key(object), object.clone());
             }
+            for delta in &part.group_deltas {
+                change_members(&mut objects, delta)?;
+            }
+        }
+        if let Some(name) = &self.refused
+            && let Some((kind, _)) = objects.keys().find(|key| key.1 == *name)
+        {
+            let kind = v1::object_id::Kind::try_from(*kind).unwrap();
+            let kind = kind.as_str_name().trim_start_matches("KIND_").to_lowercase();
+            return invalid(format!("{kind} `{name}` is refused: rank: not today"));
         }
         let upserts = parts.iter().flat_map(|part| &part.upserts);
         let with_endpoint = upserts
@@ -201,44 +220,14 @@ impl Books {
             return invalid("endpoints are refused".into());
         }
         check_objects(&objects)?;
+        check_names(&objects)?;
+        self.history.push(objects.clone());
         self.objects = objects;
         self.revision = last.revision;
         self.transactions += 1;
         self.full += u32::from(last.mode() == v1::transaction_part::Mode::Full);
         Ok(v1::TransactionReply { revision: self.revision, ..v1::TransactionReply::default() })
     }
-}
-
-fn check_objects(objects: &BTreeMap<(i32, String), v1::Object>) -> Result<(), Status> {
-    let invalid = |reason: String| Err(Status::invalid_argument(reason));
-    let mut ranges: Vec<IpNet> = Vec::new();
-    let mut nodes = 0;
-    for object in objects.values() {
-        if let Some(v1::object::Kind::Node(node)) = &object.kind {
-            nodes += 1;
-            ranges = node.pod_cidrs.iter().map(|range| range.parse().unwrap()).collect();
-        }
-    }
-    if nodes != 1 {
-        return invalid(format!("{nodes} nodes"));
-    }
-    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
-    for object in objects.values() {
-        let Some(v1::object::Kind::Endpoint(endpoint)) = &object.kind else { continue };
-        if endpoint.mac.len() != 6 || endpoint.mac[0] & 1 != 0 {
-            return invalid(format!("{}: mac {:?}", endpoint.name, endpoint.mac));
-        }
-        for address in &endpoint.addresses {
-            let parsed: std::net::IpAddr = address.parse().unwrap();
-            if !ranges.iter().any(|range: &IpNet| range.contains(&parsed)) {
-                return invalid(format!("{}: {address} is not of this node", endpoint.name));
-            }
-            if let Some(other) = owners.insert(address, &endpoint.name) {
-                return invalid(format!("{address}: {other} and {}", endpoint.name));
-            }
-        }
-    }
-    Ok(())
 }
 
 type Parts = tonic::Streaming<v1::TransactionPart>;
