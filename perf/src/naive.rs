@@ -171,7 +171,7 @@ impl Cluster {
         first(&before)
             .filter(|decision| decision.action != Action::Pass)
             .or_else(|| kubernetes::decide(self, direction, subject, query))
-            .or_else(|| first(&after))
+            .or_else(|| first(&after).filter(|decision| decision.action != Action::Pass))
             .unwrap_or(Decision { action: Action::None, policies: Vec::new() })
     }
 

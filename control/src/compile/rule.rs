@@ -26,6 +26,12 @@ pub(super) fn template(
         }
         RuleAction::Drop => Action::Drop,
         RuleAction::Reject => Action::Reject,
+        // Upstream's API knows it in its baseline, too: after that there is only the default.
+        RuleAction::Pass
+            if table == Table::Default && policy.name.kind == PolicyKind::ClusterNetworkPolicy =>
+        {
+            Action::Allow
+        }
         RuleAction::Pass if table == Table::Default => {
             return Err("action: nothing comes after the baseline tier to pass to");
         }

@@ -101,7 +101,9 @@ impl Source {
     /// The same without Pods of other namespaces.
     pub(super) fn within(self, namespace: &str) -> Self {
         match self {
-            Source::Pods { namespaces: Namespaces::Matching(_), pods } => {
+            Source::Pods { namespaces: Namespaces::Matching(all), pods }
+                if all.requirements.is_empty() =>
+            {
                 Source::Pods { namespaces: Namespaces::Named(namespace.to_owned()), pods }
             }
             Source::Pods { namespaces: Namespaces::Named(ref name), .. } if name == namespace => {

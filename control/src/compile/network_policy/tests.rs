@@ -4,7 +4,9 @@ use super::*;
 use crate::compile::testbed::{
     NODE, Tables, acnp, cluster, labels, network_policy, pod_name, pods, port, rule, selector, with,
 };
-use crate::model::{Group, GroupName, IpBlock, Node, Port, Protocol, RuleAction, TierOf};
+use crate::model::{
+    Group, GroupName, IpBlock, Node, PolicyKind, Port, Protocol, RuleAction, TierOf,
+};
 
 fn tables(cluster: &Cluster) -> Tables {
     let compiled = policies(cluster, NODE);
@@ -94,6 +96,16 @@ fn the_own_namespace_is_that_of_each_subject() {
     let tables = tables(&with(cluster(), vec![policy]));
     assert!(tables.allows(XA, XB, 80) && tables.allows(YA, YB, 80));
     assert!(!tables.allows(XA, YA, 80) && !tables.allows(YA, XA, 80));
+}
+
+#[test]
+fn among_several_subjects_each_stays_in_the_namespaces_that_it_selects() {
+    let own = from(vec![Peer::Pods(pods("self", ""))], RuleAction::Drop);
+    let mut policy = acnp("own", "platform", pods("ns=x", ""), vec![own]);
+    policy.applied_to.push(Subject::Pods(pods("*", "pod=a")));
+    let tables = tables(&with(cluster(), vec![policy]));
+    assert!(!tables.allows(XA, XB, 80) && !tables.allows(YB, YA, 80));
+    assert!(tables.allows(YA, YB, 80), "y/b is no subject: only x/*, and a in every namespace");
 }
 
 #[test]
@@ -250,6 +262,17 @@ fn a_policy_that_cannot_be_placed_is_named_and_the_others_stay_in_force() {
         ]
     );
     assert!(!Tables::of(&compiled).allows(YA, XA, 80));
+}
+
+#[test]
+fn what_the_last_tier_passes_passes() {
+    let mut pass = acnp("last", "", pods("x", ""), vec![rule(RuleAction::Pass)]);
+    pass.name.kind = PolicyKind::ClusterNetworkPolicy;
+    pass.tier = TierOf::Fixed(254);
+    let mut drop = pass.clone();
+    drop.name.name = "later".to_owned();
+    (drop.priority, drop.ingress) = (pass.priority + 1.0, vec![rule(RuleAction::Drop)]);
+    assert!(tables(&with(cluster(), vec![pass, drop])).allows(YA, XA, 80));
 }
 
 #[test]
