@@ -67,7 +67,10 @@ fn a_policy_stands_in_a_tier_that_exists() {
 
 #[test]
 fn nothing_is_passed_on_from_the_baseline() {
-    let spec = |tier: &str, direction: &str| json!({"tier": tier, "appliedTo": [web()], direction: [{"action": "Pass"}]});
+    let spec = |tier: &str, direction: &str| {
+        let rules = json!([{"action": "Pass"}]);
+        json!({"tier": tier, "appliedTo": [web()], direction: rules})
+    };
     let reason = "`Pass` action should not be set for Baseline Tier policy rules";
     assert_denied(&policy(spec("Baseline", "ingress")), "spec.ingress[0].action", reason);
     assert_denied(&policy(spec("baseline", "egress")), "spec.egress[0].action", reason);

@@ -26,6 +26,21 @@ pub enum PolicyKind {
 }
 
 impl PolicyKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::K8sNetworkPolicy,
+        Self::AntreaClusterNetworkPolicy,
+        Self::AntreaNetworkPolicy,
+        Self::AdminNetworkPolicy,
+        Self::BaselineAdminNetworkPolicy,
+        Self::ClusterNetworkPolicy,
+    ];
+
+    /// Whether its policies live in namespaces.
+    pub const fn is_namespaced(self) -> bool {
+        matches!(self, Self::K8sNetworkPolicy | Self::AntreaNetworkPolicy)
+    }
+
     /// Group, version and kind, as a manifest names them.
     pub const fn api(self) -> (&'static str, &'static str) {
         match self {

@@ -35,6 +35,8 @@ pub(super) fn assemble(
             }
         }
     }
+    let kept = left_as_they_were(sources, before, &mut names);
+    objects.extend(kept.iter().map(|(path, object)| (*path, object)));
     objects.sort_by_key(|(_, object)| rank(object));
     let mut assembly = Assembly::default();
     let first_policy = objects.partition_point(|(_, object)| rank(object) < RANK_OF_POLICIES);
@@ -47,6 +49,20 @@ pub(super) fn assemble(
         assembly.take(path, object, before);
     }
     (assembly.cluster, assembly.errors)
+}
+
+/// The last good versions of the objects that are wrong as they are written now.
+fn left_as_they_were<'a>(
+    sources: &'a BTreeMap<PathBuf, Source>,
+    before: &Cluster,
+    names: &mut BTreeSet<ObjectKey>,
+) -> Vec<(&'a Path, Object)> {
+    let mut kept = Vec::new();
+    for (path, source) in sources {
+        let unnamed = source.refused.iter().filter(|key| names.insert((*key).clone()));
+        kept.extend(unnamed.filter_map(|key| Some((path.as_path(), before.get(key)?))));
+    }
+    kept
 }
 
 /// Those that others name come first; within a rank the order of the files stays.

@@ -1,9 +1,10 @@
 //! A folder of ordinary Kubernetes manifests, in place of an API server.
 //!
 //! Files ending in .yaml, .yml or .json count; folders below and hidden files do not. A file that
-//! cannot be read as a whole keeps its last good version in force: half of an edit must not take
-//! Nodes away. A file that is gone takes its objects with it. Changes are noticed through inotify,
-//! and by looking again every few seconds, for filesystems that do not tell.
+//! cannot be read at all keeps its last good version in force: half of an edit must not take Nodes
+//! away. Of one that can be read, an object that is wrong stays as it was, and the others are
+//! taken. A file that is gone takes its objects with it. Changes are noticed through inotify, and
+//! by looking again every few seconds, for filesystems that do not tell.
 
 mod assemble;
 mod parse;
@@ -19,7 +20,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::model::{Cluster, Object};
+use crate::model::{Cluster, Object, ObjectKey};
 pub use parse::ManifestError;
 
 /// Editors and `kubectl` write a file in several steps; what follows within this is one change.
@@ -36,8 +37,16 @@ type Stamp = (SystemTime, u64, u64);
 
 struct Source {
     stamp: Stamp,
-    /// The last good version.
+    /// Of the last version that could be read.
     objects: Vec<Object>,
+    /// Objects in it that cannot be taken as they are written: they stay as they were.
+    refused: Vec<ObjectKey>,
+}
+
+impl Source {
+    fn new(stamp: Stamp) -> Self {
+        Self { stamp, objects: Vec::new(), refused: Vec::new() }
+    }
 }
 
 /// A folder and what was last read from it.
@@ -75,13 +84,15 @@ impl Folder {
                 continue;
             }
             let read = parse::read(&path, FILE_BYTES_MAX);
-            let source = self.sources.entry(path).or_insert(Source { stamp, objects: Vec::new() });
+            let source = self.sources.entry(path).or_insert_with(|| Source::new(stamp));
             source.stamp = stamp;
             has_changed = true;
             match read {
-                Ok(parsed) => {
-                    source.objects = parsed.objects;
-                    for kind in parsed.ignored {
+                Ok(contents) => {
+                    source.objects = contents.parsed.objects;
+                    source.refused = contents.refused;
+                    errors.extend(contents.errors);
+                    for kind in contents.parsed.ignored {
                         if self.ignored.insert(kind.clone()) {
                             info!(kind, "manifests of this kind are ignored");
                         }
@@ -242,8 +253,10 @@ async fn keep_following(
 fn report(errors: &[ManifestError]) {
     for error in errors {
         match error {
-            ManifestError::Object { .. } => error!("{error}; this object stays as it was"),
-            _ => error!("{error}; the last good version of this file stays in force"),
+            ManifestError::File { .. } => {
+                error!("{error}; the last good version of this file stays in force");
+            }
+            _ => error!("{error}; this object stays as it was, and all others are in force"),
         }
     }
 }

@@ -108,7 +108,6 @@ fn each_mistake_names_its_field() {
              status: {addresses: [{type: InternalIP, address: here}]}",
             "status.addresses[0].address",
         ),
-        ("apiVersion: v1\nkind: [", "."),
     ];
     for (text, expected) in mistakes {
         let (directory, mut folder) = folder();
@@ -119,6 +118,34 @@ fn each_mistake_names_its_field() {
         };
         assert_eq!(field, expected, "{text}");
     }
+}
+
+#[test]
+fn a_file_that_is_not_yaml_is_refused_as_a_whole() {
+    let (directory, mut folder) = folder();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, POD).unwrap();
+    folder.scan().unwrap();
+    for text in ["apiVersion: v1\nkind: [", "a: 1\na: 2", &format!("{POD}---\n: {{")] {
+        fs::write(&file, text).unwrap();
+        let (cluster, errors) = folder.scan().unwrap();
+        assert!(matches!(errors.as_slice(), [ManifestError::File { .. }]), "{text}: {errors:?}");
+        assert_eq!(cluster.pods.len(), 1);
+    }
+}
+
+#[test]
+fn an_object_that_is_wrong_from_the_start_keeps_nothing_else_out() {
+    let (directory, mut folder) = folder();
+    let wrong = POLICY_IN_TIER.replace("tier: gold", "teir: gold");
+    fs::write(directory.path().join("a.yaml"), format!("{wrong}---\n{POD}")).unwrap();
+    let (cluster, errors) = folder.scan().unwrap();
+    assert_eq!((cluster.pods.len(), cluster.policies.len()), (1, 0));
+    assert_eq!(
+        errors[0].to_string().split_once("a.yaml`").unwrap().1,
+        ", document 1, ClusterNetworkPolicy no-entry, field `spec.teir`: is not a field that this \
+         version knows"
+    );
 }
 
 #[test]

@@ -19,7 +19,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admission::GroupKind;
-use crate::model::{Object, PolicyKind};
+use crate::model::{
+    GroupName, Object, ObjectKey, ObjectName, PodName, Policy, PolicyKind, PolicyName,
+};
 
 /// A field, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,18 +58,92 @@ pub struct Parsed {
     pub ignored: Vec<String>,
 }
 
+/// An object that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{wrong}")]
+pub struct Refused {
+    /// Its name, if it can be told.
+    pub key: Option<ObjectKey>,
+    /// Why.
+    pub wrong: Wrong,
+}
+
 /// Makes objects of the model from one object as Kubernetes' API writes it, or from a `List`.
 ///
 /// An empty document is no object. An error leaves nothing of a list behind.
 pub fn parse(value: Value) -> Result<Parsed, Wrong> {
-    let mut parsed = Parsed::default();
-    if !value.is_null() {
-        take(value, &mut parsed)?;
+    let (parsed, refused) = parse_each(value);
+    match refused.into_iter().next() {
+        Some(refused) => Err(refused.wrong),
+        None => Ok(parsed),
     }
-    Ok(parsed)
 }
 
-fn take(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
+/// The same, but what is wrong with one item of a `List` does not touch the others.
+pub fn parse_each(value: Value) -> (Parsed, Vec<Refused>) {
+    let (mut parsed, mut refused) = (Parsed::default(), Vec::new());
+    let is_list = |value: &Value| {
+        value.get("kind").and_then(Value::as_str) == Some("List")
+            && value.get("apiVersion").and_then(Value::as_str) == Some("v1")
+    };
+    let items = match value {
+        Value::Null => Vec::new(),
+        value if is_list(&value) => match value.get("items") {
+            Some(Value::Array(items)) => items.clone(),
+            None | Some(Value::Null) => Vec::new(),
+            Some(_) => {
+                let wrong = Wrong::new("items", "is not a list");
+                return (parsed, vec![Refused { key: None, wrong }]);
+            }
+        },
+        value => {
+            take(value, &mut parsed).unwrap_or_else(|one| refused.push(one));
+            return (parsed, refused);
+        }
+    };
+    for (index, item) in items.into_iter().enumerate() {
+        if let Err(Refused { key, wrong }) = take(item, &mut parsed) {
+            refused.push(Refused { key, wrong: wrong.within(&format!("items[{index}]")) });
+        }
+    }
+    (parsed, refused)
+}
+
+fn take(value: Value, parsed: &mut Parsed) -> Result<(), Refused> {
+    let key = key_of(&value);
+    convert(value, parsed).map_err(|wrong| Refused { key, wrong })
+}
+
+/// What an object is called, whatever else is wrong with it.
+fn key_of(value: &Value) -> Option<ObjectKey> {
+    let text = |value: &Value, field: &str| Some(value.get(field)?.as_str()?.to_owned());
+    let metadata = value.get("metadata")?;
+    let name = text(metadata, "name")?;
+    let namespace = text(metadata, "namespace").filter(|namespace| !namespace.is_empty());
+    let namespace = namespace.unwrap_or_else(|| selector::DEFAULT_NAMESPACE.to_owned());
+    let policy = |kind: PolicyKind| {
+        let namespace = if kind.is_namespaced() { namespace.clone() } else { String::new() };
+        ObjectKey::Policy(PolicyName { kind, namespace, name: name.clone() })
+    };
+    let group = |namespace: &str| {
+        ObjectKey::Group(GroupName { namespace: namespace.to_owned(), name: name.clone() })
+    };
+    let object = || ObjectName { namespace: namespace.clone(), name: name.clone() };
+    let (version, kind) = (text(value, "apiVersion")?, text(value, "kind")?);
+    Some(match (version.as_str(), kind.as_str()) {
+        ("v1", "Node") => ObjectKey::Node(name),
+        ("v1", "Namespace") => ObjectKey::Namespace(name),
+        ("v1", "Pod") => ObjectKey::Pod(PodName { namespace, name }),
+        ("v1", "Service") => ObjectKey::Service(object()),
+        ("discovery.k8s.io/v1", "EndpointSlice") => ObjectKey::EndpointSlice(object()),
+        ("crd.antrea.io/v1beta1", "Tier") => ObjectKey::Tier(name),
+        ("crd.antrea.io/v1beta1", "ClusterGroup") => group(""),
+        ("crd.antrea.io/v1beta1", "Group") => group(&namespace),
+        api => policy(PolicyKind::ALL.into_iter().find(|known| known.api() == api)?),
+    })
+}
+
+fn convert(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
     let text =
         |field: &str| {
             value.get(field).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
@@ -75,8 +151,8 @@ fn take(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
             })
         };
     let (version, kind) = (text("apiVersion")?, text("kind")?);
-    let object = match (version.as_str(), kind.as_str()) {
-        ("v1", "List") => return take_list(value, parsed),
+    let api = (version.as_str(), kind.as_str());
+    let object = match api {
         ("v1", "Node") => Object::Node(cluster::node(lenient(value)?)?),
         ("v1", "Namespace") => Object::Namespace(cluster::namespace(lenient(value)?)?),
         ("v1", "Pod") => Object::Pod(cluster::pod(lenient(value)?)?),
@@ -90,15 +166,6 @@ fn take(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
                 }
             }
         }
-        ("networking.k8s.io/v1", "NetworkPolicy") => {
-            Object::Policy(network_policy::policy(strict(value)?)?)
-        }
-        ("crd.antrea.io/v1beta1", "ClusterNetworkPolicy") => {
-            Object::Policy(antrea::policy(strict(value)?, PolicyKind::AntreaClusterNetworkPolicy)?)
-        }
-        ("crd.antrea.io/v1beta1", "NetworkPolicy") => {
-            Object::Policy(antrea::policy(strict(value)?, PolicyKind::AntreaNetworkPolicy)?)
-        }
         ("crd.antrea.io/v1beta1", "Tier") => Object::Tier(group::tier(strict(value)?)?),
         ("crd.antrea.io/v1beta1", "ClusterGroup") => {
             Object::Group(group::group(strict(value)?, GroupKind::ClusterGroup)?)
@@ -106,35 +173,28 @@ fn take(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
         ("crd.antrea.io/v1beta1", "Group") => {
             Object::Group(group::group(strict(value)?, GroupKind::Group)?)
         }
-        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy") => {
-            Object::Policy(admin::policy(strict(value)?, PolicyKind::AdminNetworkPolicy)?)
-        }
-        ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy") => {
-            Object::Policy(admin::policy(strict(value)?, PolicyKind::BaselineAdminNetworkPolicy)?)
-        }
-        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
-            Object::Policy(admin::policy(strict(value)?, PolicyKind::ClusterNetworkPolicy)?)
-        }
-        _ => {
-            parsed.ignored.push(format!("{version}/{kind}"));
-            return Ok(());
-        }
+        _ => match PolicyKind::ALL.into_iter().find(|known| known.api() == api) {
+            Some(kind) => Object::Policy(policy(value, kind)?),
+            None => {
+                parsed.ignored.push(format!("{version}/{kind}"));
+                return Ok(());
+            }
+        },
     };
     parsed.objects.push(object);
     Ok(())
 }
 
-fn take_list(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
-    let Value::Object(mut fields) = value else { return Ok(()) };
-    let items = match fields.remove("items") {
-        Some(Value::Array(items)) => items,
-        None | Some(Value::Null) => Vec::new(),
-        Some(_) => return Err(Wrong::new("items", "is not a list")),
-    };
-    for (index, item) in items.into_iter().enumerate() {
-        take(item, parsed).map_err(|wrong| wrong.within(&format!("items[{index}]")))?;
+fn policy(value: Value, kind: PolicyKind) -> Result<Policy, Wrong> {
+    match kind {
+        PolicyKind::K8sNetworkPolicy => network_policy::policy(strict(value)?),
+        PolicyKind::AntreaClusterNetworkPolicy | PolicyKind::AntreaNetworkPolicy => {
+            antrea::policy(strict(value)?, kind)
+        }
+        PolicyKind::AdminNetworkPolicy
+        | PolicyKind::BaselineAdminNetworkPolicy
+        | PolicyKind::ClusterNetworkPolicy => admin::policy(strict(value)?, kind),
     }
-    Ok(())
 }
 
 /// Reads a Kubernetes type; fields that it does not have are passed over.

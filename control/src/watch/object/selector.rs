@@ -5,6 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use super::{Wrong, each};
 use crate::model::{LabelSelector, NamespaceScope, Operator, PodSelector, Requirement};
 
+/// Where an object is that does not say.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
 /// The name of an object.
 pub(super) fn name_of(metadata: &meta::ObjectMeta) -> Result<String, Wrong> {
     match metadata.name.as_deref() {
@@ -20,7 +23,7 @@ pub(super) fn name_of(metadata: &meta::ObjectMeta) -> Result<String, Wrong> {
 /// The namespace of an object; that of `kubectl` if it names none.
 pub(super) fn namespace_of(metadata: &meta::ObjectMeta) -> Result<String, Wrong> {
     match metadata.namespace.as_deref() {
-        None | Some("") => Ok("default".to_owned()),
+        None | Some("") => Ok(DEFAULT_NAMESPACE.to_owned()),
         Some(name) if is_name(name) => Ok(name.to_owned()),
         Some(name) => {
             let reason = format!("`{name}` is not a name that Kubernetes takes");
