@@ -92,6 +92,9 @@ impl Folder {
                     source.objects = contents.parsed.objects;
                     source.refused = contents.refused;
                     errors.extend(contents.errors);
+                    for warning in contents.parsed.warnings {
+                        warn!("{warning}");
+                    }
                     for kind in contents.parsed.ignored {
                         if self.ignored.insert(kind.clone()) {
                             info!(kind, "manifests of this kind are ignored");

@@ -74,6 +74,7 @@ pub(super) fn read(path: &Path, bytes_max: u64) -> Result<Contents, ManifestErro
         let (one, wrong) = object::parse_each(value);
         contents.parsed.objects.extend(one.objects);
         contents.parsed.ignored.extend(one.ignored);
+        contents.parsed.warnings.extend(one.warnings);
         for Refused { key, wrong } in wrong {
             contents.refused.extend(key.clone());
             contents.errors.push(ManifestError::Document {

@@ -44,6 +44,19 @@ pub(super) fn service(service: core::Service) -> Result<Service, Wrong> {
     })
 }
 
+/// What the Service asks for that nobody here does; nor does Antrea.
+pub(super) fn warning(service: &core::Service) -> Option<String> {
+    let spec = service.spec.as_ref()?;
+    let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let name = service.metadata.name.as_deref().unwrap_or_default();
+    (!ranges.is_empty()).then(|| {
+        format!(
+            "Service {name}: spec.loadBalancerSourceRanges is not enforced; a \
+             ClusterNetworkPolicy that applies to the Service is"
+        )
+    })
+}
+
 /// None for a headless Service, for one that is but another name, and for one that Kubernetes has
 /// not given any yet.
 fn cluster_addresses(spec: &core::ServiceSpec) -> Result<Vec<IpAddr>, Wrong> {

@@ -84,6 +84,18 @@ impl Service {
     }
 }
 
+#[test]
+fn source_ranges_that_are_not_enforced_are_warned_of() {
+    let warnings = |ranges: Value| {
+        let spec = json!({"loadBalancerSourceRanges": ranges});
+        let metadata = json!({"name": "web"});
+        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
+            "spec": spec});
+        parse(value).unwrap().warnings.len()
+    };
+    assert_eq!((warnings(json!(["10.0.0.0/8"])), warnings(json!([]))), (1, 0));
+}
+
 fn slice(labels: Value, fields: Value) -> Result<Option<EndpointSlice>, Wrong> {
     let metadata = json!({"name": "web-abc", "namespace": "x", "labels": labels});
     let mut value = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
