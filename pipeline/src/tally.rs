@@ -4,10 +4,11 @@
 //! denied counts at once. One that is let through is its connection's: what a connection has
 //! carried, both ways, is added when it ends, and is looked up in it until then.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::connection::RuleId;
+use crate::connection::{Connection, Counts, Decision, RuleId};
 use crate::limits::RULES_MAX;
 
 /// Words of a rule: its generation and one more (0: never used), sessions, packets, bytes.
@@ -62,6 +63,13 @@ impl RuleTallies {
         }
     }
 
+    /// Adds what a connection has carried to the rules that let it: for when it has ended.
+    pub fn account(&self, connection: &Connection, counts: &[Counts; 2]) {
+        for (rule, counts) in carried(connection, counts) {
+            self.add(rule, counts);
+        }
+    }
+
     /// What a rule has decided about. For anybody.
     pub fn get(&self, rule: RuleId) -> RuleCounts {
         let Some([tag, sessions, packets, bytes]) = self.of(rule) else {
@@ -104,9 +112,37 @@ fn is_older(one: u64, other: u64) -> bool {
     other.wrapping_sub(one) % RuleId::GENERATIONS < RuleId::GENERATIONS / 2
 }
 
+/// What connections under way have carried so far, by the rules that let them: what is to be added
+/// to the tallies of all workers for a whole account.
+pub fn of_live(
+    connections: impl Iterator<Item = (Connection, [Counts; 2])>,
+) -> BTreeMap<RuleId, RuleCounts> {
+    let mut rules: BTreeMap<RuleId, RuleCounts> = BTreeMap::new();
+    for (connection, counts) in connections {
+        for (rule, counts) in carried(&connection, &counts) {
+            *rules.entry(rule).or_default() += counts;
+        }
+    }
+    rules
+}
+
+/// The rules that let a connection, each with all that went either way.
+fn carried(
+    connection: &Connection,
+    counts: &[Counts; 2],
+) -> impl Iterator<Item = (RuleId, RuleCounts)> {
+    let packets = counts.iter().map(|it| it.packets).sum();
+    let bytes = counts.iter().map(|it| it.bytes).sum();
+    let Decision { egress_rule, ingress_rule, .. } = connection.decision;
+    let rules = egress_rule.into_iter().chain(ingress_rule);
+    rules.map(move |rule| (rule, RuleCounts { sessions: 0, packets, bytes }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::{FlowKey, Ingress, Progress, Tuple};
+    use crate::packet::PacketSource;
 
     fn counts(sessions: u64, packets: u64, bytes: u64) -> RuleCounts {
         RuleCounts { sessions, packets, bytes }
@@ -135,5 +171,38 @@ mod tests {
         tallies.add(RuleId::new(1, 0), counts(1, 0, 0));
         tallies.add(RuleId::new(1, last), counts(1, 1, 1));
         assert_eq!(tallies.get(RuleId::new(1, 0)), counts(1, 0, 0));
+    }
+
+    #[test]
+    fn a_connection_counts_both_ways_for_the_rules_of_both_ends() {
+        let tuple = Tuple {
+            source: [10, 10, 1, 2].into(),
+            destination: [10, 10, 1, 3].into(),
+            protocol: 17,
+            source_port: 40000,
+            destination_port: 53,
+        };
+        let (egress, ingress) = (RuleId::new(1, 0), RuleId::new(2, 0));
+        let connection = Connection {
+            original: FlowKey { network: 0, ingress: Ingress::Gateway, tuple },
+            reply: FlowKey { network: 0, ingress: Ingress::Gateway, tuple: tuple.reversed() },
+            decision: Decision {
+                source: PacketSource::Pod,
+                service: None,
+                snat: false,
+                hairpin: false,
+                egress_rule: Some(egress),
+                ingress_rule: Some(ingress),
+            },
+            progress: Progress::Answered,
+        };
+        let went = [Counts { packets: 2, bytes: 100 }, Counts { packets: 1, bytes: 900 }];
+        let tallies = RuleTallies::new();
+        tallies.add(egress, counts(1, 0, 0));
+        tallies.account(&connection, &went);
+        assert_eq!(tallies.get(egress), counts(1, 3, 1000));
+        assert_eq!(tallies.get(ingress), counts(0, 3, 1000));
+        let live = of_live([(connection, went); 2].into_iter());
+        assert_eq!(live.get(&egress), Some(&counts(0, 6, 2000)));
     }
 }
