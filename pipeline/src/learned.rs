@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::affinity::AffinityTable;
 use crate::audit::AuditBuffer;
 use crate::connection::{ConnectionTable, ConnectionWorker, FragmentTable};
-use crate::limits::{AFFINITIES_MAX, ConnectionLimits, FRAGMENTS_MAX};
+use crate::fqdn::FqdnTable;
+use crate::limits::{AFFINITIES_MAX, ConnectionLimits, FQDN_ADDRESSES_MAX, FRAGMENTS_MAX};
 use crate::tally::RuleTallies;
 
 /// What all workers of a datapath share beside the State.
@@ -19,6 +20,8 @@ pub struct Learned {
     pub fragments: FragmentTable,
     /// Which endpoint a client of a Service had.
     pub affinities: AffinityTable,
+    /// Addresses that Pods were told for names.
+    pub fqdns: FqdnTable,
 }
 
 impl Learned {
@@ -34,6 +37,7 @@ impl Learned {
             connections,
             fragments: FragmentTable::new(FRAGMENTS_MAX, seed),
             affinities: AffinityTable::new(AFFINITIES_MAX, seed),
+            fqdns: FqdnTable::new(FQDN_ADDRESSES_MAX, seed),
         }
     }
 }

@@ -27,6 +27,7 @@ mod answer;
 pub mod audit;
 pub mod connection;
 pub mod describe;
+pub mod fqdn;
 pub mod learned;
 pub mod limits;
 pub mod packet;

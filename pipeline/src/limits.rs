@@ -13,6 +13,16 @@ pub const PEERS_MAX: usize = 8192;
 /// Groups that rules can name: one for each selector of the cluster's policies.
 pub const GROUPS_MAX: usize = 1 << 17;
 
+/// Patterns of names with an asterisk: each is tried on every DNS answer.
+pub const FQDN_PATTERNS_MAX: usize = 1024;
+
+/// Addresses that DNS answers told Pods, one for each Pod that was told.
+pub const FQDN_ADDRESSES_MAX: usize = 1 << 14;
+
+/// Seconds that an address is known by its name at least: a client that has just been told it with
+/// a TTL of zero still has to connect.
+pub const FQDN_LIFETIME_MIN_S: u32 = 30;
+
 /// Members of all groups together. 150,000 addresses are aimed at, each in a few groups.
 pub const MEMBERS_MAX: usize = 1 << 22;
 

@@ -17,6 +17,7 @@
 //! members NAME +ADDRESS... -ADDRESS...
 //! rule NAME egress|ingress antrea|kubernetes|default RANK allow|drop|reject|pass|isolate
 //!      of GROUP... [peer GROUP...] [is TRAFFIC...] [log PRIORITY]
+//!                                     @NAME in place of a group: a Service
 //!                                     traffic: tcp, udp:53, tcp:80-90, icmp:8
 //! service NAME tcp|udp|sctp PORT at ADDRESS... [external ADDRESS...] [node-port N]
 //!      [affinity SECONDS] [internal-local] [external-local] to ENDPOINT:PORT...

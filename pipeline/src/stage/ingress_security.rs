@@ -13,6 +13,7 @@
 use super::judgement::{RuleJudge, RuleMetric};
 use crate::adjacency::AdjacencyTable;
 use crate::connection::Direction;
+use crate::fqdn;
 use crate::packet::{Packet, PacketSource, Tracking};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row};
@@ -35,6 +36,9 @@ impl Table for IngressSecurityClassifier {
             return Verdict::Goto(TableId::Output);
         }
         if let Tracking::Known { .. } = facts.tracking {
+            if reply {
+                fqdn::learn(packet, context);
+            }
             context.note(format_args!("under way"));
             return Verdict::Goto(TableId::IngressMetric);
         }

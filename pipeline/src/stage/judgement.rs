@@ -40,17 +40,35 @@ impl RuleJudge {
         let tuple = packet.facts.tuple.ok_or(DropReason::Malformed)?;
         let (port, far) = match direction {
             RuleDirection::Egress => (Some(packet.ingress), tuple.destination),
-            RuleDirection::Ingress => (packet.facts.egress, tuple.source),
+            // Who sends it is judged, not who it is made to look like.
+            RuleDirection::Ingress => {
+                let original = packet.facts.original.ok_or(DropReason::Malformed)?;
+                (packet.facts.egress, original.source)
+            }
         };
         let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
-        let subject = endpoint.and_then(|name| state.policies().of_endpoint(name));
-        let subjects = || subject.iter().copied().filter(|it| it.is_judged(direction, table));
+        let service = packet.facts.service.and_then(|id| state.services().by_id(id));
+        let service = service.map(|installed| installed.service.name.as_str());
+        let node_port = service.filter(|_| is_to_node_port(packet, direction));
+        let whom = endpoint.or(node_port).unwrap_or_default();
+        let subjects = || {
+            let endpoint = endpoint.and_then(|name| state.policies().of_endpoint(name));
+            let node_port = node_port.and_then(|name| state.policies().of_service(name));
+            let all = endpoint.into_iter().chain(node_port);
+            all.filter(|subject| subject.is_judged(direction, table))
+        };
         if subjects().next().is_none() {
             return Ok(Verdict::Next);
         }
-        let whom = endpoint.unwrap_or_default();
-        let opening =
-            Opening { far: state.policies().groups_of(far), service: None, flow: flow(packet)? };
+        let mut groups = state.policies().groups_of(far);
+        if direction == RuleDirection::Egress
+            && state.policies().know_names()
+            && let Some(port) = state.port(packet.ingress)
+        {
+            let pod = (port.id, port.generation);
+            groups = groups.with_names(context.learned.fqdns.groups(pod, far, context.now_ms));
+        }
+        let opening = Opening { far: groups, service, flow: flow(packet)? };
         let Some(decisive) = first_of(subjects(), direction, table, &opening) else {
             context.note(format_args!("none of the rules for {whom} means it"));
             return Ok(Verdict::Next);
@@ -72,6 +90,13 @@ impl RuleJudge {
         }
         Ok(Verdict::Goto(metric(direction)))
     }
+}
+
+/// Whether rules for what the world sends to a Service's NodePort apply.
+fn is_to_node_port(packet: &Packet<'_>, direction: RuleDirection) -> bool {
+    direction == RuleDirection::Ingress
+        && packet.facts.node_port
+        && packet.facts.source == Some(PacketSource::Gateway)
 }
 
 /// The table that counts what was decided.
@@ -106,6 +131,10 @@ impl Table for RuleJudge {
         let egress = self.direction == RuleDirection::Egress;
         if egress && packet.facts.source != Some(PacketSource::Pod) {
             context.note(format_args!("no Pod of this node sends it"));
+            return Verdict::Goto(TableId::EgressMetric);
+        }
+        if egress && packet.facts.tuple.is_some_and(|tuple| tuple.source == tuple.destination) {
+            context.note(format_args!("a Pod may always reach itself"));
             return Verdict::Goto(TableId::EgressMetric);
         }
         settle(self.decide(packet, context))

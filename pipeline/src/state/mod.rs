@@ -21,7 +21,7 @@ use ipnet::IpNet;
 pub use object::{
     Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,
 };
-pub(crate) use policies::{Opening, Policies, first_of};
+pub(crate) use policies::{GroupId, Opening, Policies, first_of};
 pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
 pub(crate) use service::VIRTUAL_SERVICE;
 pub use service::{Service, ServiceEndpoint};

@@ -6,6 +6,7 @@
 
 mod change;
 mod check;
+mod fqdn;
 mod group;
 mod names;
 mod slots;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 pub(super) use change::Changes;
 pub(super) use check::{group as check_group, rule as check_rule};
+use fqdn::Names;
 pub(crate) use group::{GroupId, GroupSets};
 use group::{KnownGroup, Membership};
 use slots::Slots;
@@ -37,6 +39,7 @@ pub(crate) struct Policies {
     /// Members of all groups together.
     members: usize,
     membership: Membership,
+    names: Names,
     rules: Exact<Arc<str>, Arc<InstalledRule>>,
     rules_by_id: Exact<RuleId, Arc<InstalledRule>>,
     slots: Slots,
@@ -57,6 +60,7 @@ impl Policies {
             next_group: 0,
             members: 0,
             membership: Membership::new(seed),
+            names: Names::new(seed),
             rules: Exact::new(seed),
             rules_by_id: Exact::new(seed),
             slots: Slots::new(seed),
@@ -103,7 +107,6 @@ impl Policies {
     }
 
     /// The rules that apply to a Service's NodePort traffic.
-    #[allow(dead_code, reason = "Services come to the pipeline with their tables")]
     pub(crate) fn of_service(&self, name: &str) -> Option<&Subject> {
         self.services.get(name).map(Arc::as_ref)
     }
@@ -111,6 +114,16 @@ impl Policies {
     /// The groups of an address.
     pub(crate) fn groups_of(&self, address: IpAddr) -> GroupSets<'_> {
         self.membership.sets(address)
+    }
+
+    /// Whether any group is for a name.
+    pub(crate) fn know_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// The groups that are for a name in lower case.
+    pub(crate) fn groups_for(&self, name: &[u8]) -> impl Iterator<Item = GroupId> {
+        self.names.groups(name)
     }
 
     /// Those of one table of one direction.

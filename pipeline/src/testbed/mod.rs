@@ -32,6 +32,7 @@ use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::affinity::AffinityTable;
 use crate::connection::{ConnectionTable, FragmentTable};
 use crate::describe::{Description, describe};
+use crate::fqdn::FqdnTable;
 use crate::learned::{Learned, WorkerMemory};
 use crate::limits::{ConnectionLimits, PORTS_MAX};
 use crate::packet::{Checksum, Packet};
@@ -101,6 +102,7 @@ fn learned() -> Learned {
         connections: ConnectionTable::new(limits, 1),
         fragments: FragmentTable::new(FRAGMENTS, 1),
         affinities: AffinityTable::new(AFFINITIES, 1),
+        fqdns: FqdnTable::new(FRAGMENTS, 1),
     }
 }
 

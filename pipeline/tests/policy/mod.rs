@@ -15,6 +15,7 @@ pub fn change(node: &Node, words: &[&str]) -> Change {
             let mut members: Vec<IpNet> =
                 members.iter().flat_map(|member| addresses(node, member)).collect();
             members.sort_unstable();
+            members.dedup();
             let name = (*name).to_owned();
             Change::Upsert(Object::Group(Group { name, members, fqdns: Vec::new() }))
         }
@@ -62,7 +63,9 @@ fn rule(name: &str, direction: &str, table: &str, rank: &str, action: &str, rest
             word => parts[part].push(word.to_owned()),
         }
     }
-    let [applied_to_groups, peer_groups, traffic, log] = parts;
+    let [applied, peers, traffic, log] = parts;
+    let (applied_to_services, applied_to_groups) = services(applied);
+    let (peer_services, peer_groups) = services(peers);
     Rule {
         name: name.to_owned(),
         policy: match (table, action) {
@@ -91,14 +94,21 @@ fn rule(name: &str, direction: &str, table: &str, rank: &str, action: &str, rest
             other => panic!("{other}: no such action"),
         },
         applied_to_groups,
-        applied_to_services: Vec::new(),
+        applied_to_services,
         peer_groups,
-        peer_services: Vec::new(),
+        peer_services,
         traffic: traffic.iter().map(|word| self::traffic(word)).collect(),
         log: !log.is_empty(),
         log_label: String::new(),
         priority: log.into_iter().next().unwrap_or_default(),
     }
+}
+
+/// Services, which are written with an @ in front, and groups.
+fn services(words: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let (services, groups): (Vec<_>, Vec<_>) =
+        words.into_iter().partition(|word| word.starts_with('@'));
+    (services.iter().map(|word| word[1..].to_owned()).collect(), groups)
 }
 
 fn traffic(word: &str) -> Traffic {

@@ -13,7 +13,7 @@ use super::Policies;
 use super::group::GroupId;
 use super::subject::{Edit, InstalledRule, Subject, SubjectKey};
 use crate::connection::RuleId;
-use crate::limits::{MEMBERS_MAX, RULE_ENTRIES_MAX, RULES_MAX};
+use crate::limits::{FQDN_PATTERNS_MAX, MEMBERS_MAX, RULE_ENTRIES_MAX, RULES_MAX};
 use crate::state::check::refuse;
 use crate::state::{Endpoint, Group, GroupDelta, Kind, Refusal, Rule};
 
@@ -146,13 +146,20 @@ impl Policies {
         };
         let Some(known) = self.group_mut(id) else { return Ok(()) };
         known.defined = next.is_some();
-        known.fqdns = next.map(|group| group.fqdns.as_slice().into()).unwrap_or_default();
+        let fqdns: Arc<[String]> = next.map(|it| it.fqdns.as_slice().into()).unwrap_or_default();
+        let old = std::mem::replace(&mut known.fqdns, fqdns.clone());
         let members = next.map(|group| group.members.as_slice()).unwrap_or_default();
         let gone = known.members.iter().map(|(member, ())| *member);
         let gone: Vec<IpNet> =
             gone.filter(|member| members.binary_search(member).is_err()).collect();
         let new = members.iter().copied().filter(|member| known.members.get(member).is_none());
         let new: Vec<IpNet> = new.collect();
+        self.names.remove(&old, id);
+        fqdns.iter().for_each(|fqdn| self.names.add(fqdn, id));
+        if self.names.patterns() > FQDN_PATTERNS_MAX {
+            let reason = format!("there are more than {FQDN_PATTERNS_MAX} with an asterisk");
+            return refuse(Kind::Group, name, "fqdns", reason);
+        }
         self.change(id, &gone, &new, work);
         self.check_members(name)?;
         if next.is_none() {

@@ -2,7 +2,7 @@
 
 use crate::state::check::refuse;
 use crate::state::{Action, Group, Kind, Refusal, Rule, RuleDirection, RuleTable, Traffic};
-use crate::wire::{icmp, sctp, tcp, udp};
+use crate::wire::{dns, icmp, sctp, tcp, udp};
 
 pub(in crate::state) fn group(group: &Group) -> Result<(), Refusal> {
     let refuse = |field, reason: String| refuse(Kind::Group, &group.name, field, reason);
@@ -15,6 +15,12 @@ pub(in crate::state) fn group(group: &Group) -> Result<(), Refusal> {
     }
     if !group.members.is_sorted_by(|one, other| one < other) {
         return refuse("members", "are not in order, or one is there twice".to_owned());
+    }
+    for name in &group.fqdns {
+        let legal = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_' | b'.' | b'*');
+        if name.is_empty() || name.len() > dns::NAME_MAX || !name.bytes().all(legal) {
+            return refuse("fqdns", format!("`{name}` is no name, nor a pattern of names"));
+        }
     }
     Ok(())
 }

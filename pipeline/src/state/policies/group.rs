@@ -10,11 +10,12 @@ use arrayvec::ArrayVec;
 use ipnet::IpNet;
 
 use crate::connection::RuleId;
+use crate::fqdn;
 use crate::state::Group;
 use crate::table::{Exact, Longest};
 
-/// Sets that one address can have: of its own, of each range that holds it, and of its names.
-const SETS_MAX: usize = 1 + 129 + 1;
+/// Sets that one address can have: of its own, and of each range that holds it.
+const SETS_MAX: usize = 1 + 129;
 
 /// Stands for a name that rules or group objects use. Given anew only after all other numbers were.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,7 +106,8 @@ impl Membership {
     pub(super) fn sets(&self, address: IpAddr) -> GroupSets<'_> {
         let own = self.addresses.get(&address).into_iter();
         let all = own.chain(self.ranges.covering(address));
-        GroupSets(all.map(AsRef::as_ref).take(SETS_MAX).collect())
+        let sets = all.map(AsRef::as_ref).take(SETS_MAX).collect();
+        GroupSets { sets, by_name: ArrayVec::new() }
     }
 }
 
@@ -116,19 +118,31 @@ fn address(member: IpNet) -> Option<IpAddr> {
 
 /// The groups of one address.
 #[derive(Debug)]
-pub(crate) struct GroupSets<'a>(ArrayVec<&'a [GroupId], SETS_MAX>);
+pub(crate) struct GroupSets<'a> {
+    sets: ArrayVec<&'a [GroupId], SETS_MAX>,
+    by_name: ArrayVec<GroupId, { fqdn::GROUPS }>,
+}
 
 impl GroupSets<'_> {
     /// How many there are; one that is in several sets counts so often.
     pub(super) fn len(&self) -> usize {
-        self.0.iter().map(|set| set.len()).sum()
+        self.all().map(<[GroupId]>::len).sum()
     }
 
     pub(super) fn contains(&self, group: GroupId) -> bool {
-        self.0.iter().any(|set| set.binary_search(&group).is_ok())
+        self.all().any(|set| set.binary_search(&group).is_ok())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = GroupId> {
-        self.0.iter().flat_map(|set| set.iter().copied())
+        self.all().flat_map(|set| set.iter().copied())
+    }
+
+    /// With those in which the address is for its names, in order.
+    pub(crate) fn with_names(self, by_name: ArrayVec<GroupId, { fqdn::GROUPS }>) -> Self {
+        GroupSets { by_name, ..self }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &[GroupId]> {
+        self.sets.iter().copied().chain([self.by_name.as_slice()])
     }
 }
