@@ -35,9 +35,8 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Whether a connection is known by this key.
-    pub(crate) fn knows(&self, _key: &FlowKey) -> bool {
-        // As long as nothing remembers connections, no answer can be another's.
-        false
+    pub(crate) fn knows(&self, key: &FlowKey) -> bool {
+        self.learned.connections.find(key).is_some()
     }
 
     /// Says what the running table has matched, if somebody wants to know.

@@ -178,7 +178,8 @@ impl Outer {
         let (network, datagram) =
             frame.get_mut(ethernet::LEN..)?.split_at_mut_checked(network_len)?;
         self.emit_network(network)?;
-        // RFC 8926 section 3.3, RFC 7348 section 5: the source port spreads flows over the underlay's paths.
+        // RFC 8926 section 3.3, RFC 7348 section 5: the source port spreads flows over the
+        // underlay's paths.
         let source_port = 0xc000 | (self.hash as u16 & 0x3fff);
         let len = self.datagram_len;
         let kind = self.tunnel.kind;

@@ -199,9 +199,10 @@ impl Way<'_> {
     }
 }
 
-/// Whether a Pod speaks as tunnels do to a node, this one or a peer. The node masquerades what leaves by
-/// the gateway, so the peer would take it for tunnelled by this node, past the spoof guard. A first
-/// fragment counts too: the kernel puts fragments together before it masquerades them.
+/// Whether a Pod speaks as tunnels do to a node, this one or a peer. The node masquerades what
+/// leaves by the gateway, so the peer would take it for tunnelled by this node, past the spoof
+/// guard. A first fragment counts too: the kernel puts fragments together before it masquerades
+/// them.
 fn forges_tunnel(packet: &Packet<'_>, ip: &Ip, state: &State) -> bool {
     let Some(node) = state.node().filter(|node| node.encap_mode == EncapMode::Encap) else {
         return false;
