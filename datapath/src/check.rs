@@ -246,7 +246,7 @@ pub fn lock(run_dir: &Path, who: Lock, create: bool) -> io::Result<Option<Flock<
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::configuration::{Frames, Gateway, Log, Uplink, Workers};
+    use crate::configuration::{Connections, Frames, Gateway, Log, Uplink, Workers};
 
     fn configuration(run_dir: &Path) -> Configuration {
         Configuration {
@@ -257,6 +257,7 @@ mod tests {
             gateway: Gateway { interface: "lo".into(), ..Gateway::default() },
             workers: Workers { cores: vec![0, 4095], ..Workers::default() },
             frames: Frames::default(),
+            connections: Connections::default(),
             log: Log::default(),
         }
     }

@@ -3,11 +3,15 @@
 //! `default.toml` is the documentation of every key and the source of `--print-default-config`; a
 //! test holds it and the defaults here together.
 
+mod connections;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
 use serde::Deserialize;
+
+pub use connections::Connections;
 
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
 use crate::worker::Poll;
@@ -73,6 +77,9 @@ pub struct Configuration {
     /// Packet memory.
     #[serde(default)]
     pub frames: Frames,
+    /// The connection table.
+    #[serde(default)]
+    pub connections: Connections,
     /// What is logged.
     #[serde(default)]
     pub log: Log,
@@ -262,7 +269,7 @@ impl Configuration {
         if self.frames.count < 4096 || bytes > 16 << 30 {
             return refuse("frames.count", format!("{}: from 4096 to 16 GiB", self.frames.count));
         }
-        Ok(())
+        self.connections.check()
     }
 
     /// The gRPC socket.
@@ -333,8 +340,12 @@ mod tests {
         assert_eq!(keys("gateway"), ["host_interface", "interface"]);
         assert_eq!(keys("workers"), ["cores", "poll", "spin_us"]);
         assert_eq!(keys("frames"), ["bytes", "count"]);
+        assert_eq!(
+            keys("connections"),
+            ["first_packets_burst", "first_packets_per_second", "max", "per_port_max"]
+        );
         assert_eq!(keys("log"), ["format", "level"]);
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 9);
     }
 
     #[test]
@@ -363,6 +374,9 @@ mod tests {
             (&format!("{uplink}[workers]\ncores = [1, 1]"), "workers.cores"),
             (&format!("{uplink}[frames]\nbytes = 1500"), "frames.bytes"),
             (&format!("{uplink}[frames]\ncount = 7"), "frames.count"),
+            (&format!("{uplink}[connections]\nmax = 10"), "connections.max"),
+            (&format!("{uplink}[connections]\nmax = 100000000"), "connections.max"),
+            (&format!("{uplink}[connections]\nper_port_max = 0"), "connections.per_port_max"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(&format!("configuration: {key}: ")), "{error}");

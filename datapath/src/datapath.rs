@@ -12,8 +12,10 @@ use std::time::Instant;
 
 use seine_pipeline::address::{PortId, PortKind};
 use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::connection::{Connection, FlowKey, Ingress};
 use seine_pipeline::learned::Learned;
-use seine_pipeline::state::EncapMode;
+use seine_pipeline::state::{EncapMode, StaleConnections};
+use seine_pipeline::tally::RuleTallies;
 use tokio::sync::watch;
 
 use crate::counters::PortCounters;
@@ -22,6 +24,7 @@ use crate::frame::{FrameCache, Region};
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
 use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
 use crate::slot::{Command, Slot};
+use crate::upkeep::account;
 use crate::workers::{WorkerError, WorkerHandle};
 use crate::writer::{ChangeError, Summary, Transaction, Writer};
 
@@ -83,6 +86,8 @@ pub struct Datapath {
     pub adjacencies: Arc<AdjacencyTable>,
     /// What workers learn from packets.
     pub learned: Arc<Learned>,
+    /// What connections that were ended from here have carried.
+    pub ended: RuleTallies,
     devices: Box<dyn Devices>,
     /// Takes the frames of queues that close.
     frames: FrameCache,
@@ -106,6 +111,7 @@ impl Datapath {
             ports: PortTable::default(),
             adjacencies,
             learned,
+            ended: RuleTallies::new(),
             devices,
             frames: FrameCache::new(region),
             wanted: watch::Sender::default(),
@@ -136,8 +142,13 @@ impl Datapath {
 
     /// Installs a transaction and everything that follows from it.
     pub async fn apply(&mut self, transaction: Transaction) -> Result<Summary, PortError> {
+        let before = self.writer.current();
         let result = self.writer.apply(transaction).await;
         if matches!(result, Ok(_) | Err(ChangeError::NotPassed(_))) {
+            let stale = StaleConnections::between(&before.state, &self.writer.current().state);
+            if !stale.is_empty() {
+                self.end_connections(|connection| stale.contains(connection));
+            }
             self.wanted.send_replace(self.writer.peers());
             self.claim()?;
         }
@@ -282,9 +293,20 @@ impl Datapath {
             }
         }
         self.frames.drain();
+        // No packet finds them any more, and they would keep others out until their time is up.
+        let here = |key: &FlowKey| matches!(key.ingress, Ingress::Pod(port, _) if port == id);
+        self.end_connections(|it| here(&it.original) || here(&it.reply));
         self.ports.remove(name);
         self.ports.release(id);
         Ok(())
+    }
+
+    /// Ends connections, and adds what they have carried to their rules.
+    fn end_connections(&self, over: impl Fn(&Connection) -> bool) {
+        let ended = self.learned.connections.flush(over, |ended| account(&self.ended, ended));
+        if ended > 0 {
+            tracing::debug!(ended, "connections ended");
+        }
     }
 
     fn claim(&mut self) -> Result<(), DeviceError> {

@@ -31,6 +31,7 @@ pub mod service;
 pub mod slot;
 pub mod supervisor;
 pub mod underlay;
+pub mod upkeep;
 pub mod worker;
 pub mod workers;
 pub mod writer;

@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use seine_datapath_api::v1::datapath_server::DatapathServer;
 use seine_pipeline::address::PortKind;
 use seine_pipeline::adjacency::AdjacencyTable;
+use seine_pipeline::connection::ConnectionTable;
 use seine_pipeline::learned::Learned;
 use seine_pipeline::state::State;
 use tokio::net::UnixListener;
@@ -106,7 +107,10 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
         NodeDevices::open(configuration, region)?;
     let adjacencies = Arc::new(AdjacencyTable::new());
     let seed = hash_seed().map_err(system("randomness"))?;
-    let learned = Arc::new(Learned::new(seed));
+    let learned = Arc::new(Learned::with_connections(
+        ConnectionTable::new(configuration.connections.limits(), seed),
+        seed,
+    ));
     let plan = WorkersPlan {
         cores: configuration.workers.cores.iter().copied().map(Some).collect(),
         poll: configuration.poll(),

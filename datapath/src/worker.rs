@@ -6,6 +6,9 @@
 //! rounds, so a round sees one State.
 //!
 //! After start nothing here allocates: a queue comes with its slot, which the writer has built.
+//! Between packets it does its share of [upkeep](crate::upkeep).
+
+mod queues;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +17,6 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::AdjacencyTable;
-use seine_pipeline::learned::{Learned, WorkerMemory};
 use seine_pipeline::limits::PORTS_MAX;
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::run::{self, Context};
@@ -26,6 +28,7 @@ use crate::frame::{Batch, Frame, FrameCache};
 use crate::machine::{Bed, Wake, boot_time_ms, cycles};
 use crate::publish::PublicationReader;
 use crate::slot::{Command, Slot};
+use crate::upkeep::{Due, Upkeep};
 
 /// Wakes in a row that bring no packet before a worker asks its queues what is the matter: a device
 /// that vanished polls readable for ever.
@@ -55,8 +58,8 @@ pub struct WorkerParts {
     pub publication: PublicationReader,
     /// Next hops on the underlay.
     pub adjacencies: Arc<AdjacencyTable>,
-    /// What all workers learn from packets.
-    pub learned: Arc<Learned>,
+    /// What it learns from packets.
+    pub upkeep: Upkeep,
     /// Its own frames.
     pub frames: FrameCache,
     /// Its own counters.
@@ -82,7 +85,6 @@ pub struct InHand {
 /// One core's work.
 pub struct Worker {
     parts: WorkerParts,
-    memory: WorkerMemory,
     /// When the batch was received.
     now_ms: u64,
     slots: Box<[Option<Box<Slot>>]>,
@@ -104,7 +106,6 @@ impl Worker {
         parts.counters.started_at_cycles.set(cycles());
         Ok(Worker {
             parts,
-            memory: WorkerMemory::new(),
             now_ms: boot_time_ms(),
             slots: (0..PORTS_MAX).map(|_| None).collect(),
             polled: Vec::with_capacity(PORTS_MAX),
@@ -137,11 +138,15 @@ impl Worker {
             if self.settle() {
                 continue;
             }
+            let due = self.parts.upkeep.step(boot_time_ms());
+            if due == Due::Now {
+                continue;
+            }
             if fruitless_wakes == FRUITLESS_WAKES_MAX {
                 fruitless_wakes = 0;
                 self.sample();
             }
-            self.rest();
+            self.rest(due);
             // The next round decides whether to spin again: a wake without a packet costs a look.
             fruitless_wakes += 1;
         }
@@ -190,6 +195,8 @@ impl Worker {
         while let Some(port) = self.touched.pop() {
             self.send(port, true);
         }
+        // Whatever is left waits for the next round or for rest, so that packets never wait long.
+        self.parts.upkeep.step(self.now_ms);
         self.parts.counters.packets.add(packets as u64);
         self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
         self.parts.counters.busy_cycles.add(cycles().wrapping_sub(began));
@@ -228,8 +235,8 @@ impl Worker {
                     state: &self.parts.publication.current().state,
                     adjacencies: &self.parts.adjacencies,
                     now_ms: self.now_ms,
-                    learned: &self.parts.learned,
-                    worker: &mut self.memory,
+                    learned: &self.parts.upkeep.learned,
+                    worker: &mut self.parts.upkeep.memory,
                     dry: false,
                     trace: None,
                 };
@@ -323,79 +330,16 @@ impl Worker {
     }
 
     /// Sleeps until something comes.
-    fn rest(&mut self) {
+    fn rest(&mut self, due: Due) {
         self.part_with_faulty();
         self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
         self.parts.counters.rests.add(1);
         let limit_ms = match (self.unwakeable, self.parts.frames.take_short()) {
-            (0, false) => -1,
+            (0, false) => due.limit_ms(),
             (0, true) => SHORT_SLEEP_MS,
             _ => UNWAKEABLE_SLEEP_MS,
         };
         self.bed.sleep(&self.parts.wake, limit_ms);
-    }
-
-    /// Stops polling queues that will never receive again. A device that is gone polls readable
-    /// for ever, and a worker that watched it would never rest.
-    fn part_with_faulty(&mut self) {
-        let faulty = |port: &PortId, slots: &[Option<Box<Slot>>]| {
-            slots[port.index()].as_ref().is_some_and(|slot| slot.queue.fault().is_some())
-        };
-        while let Some(at) = self.polled.iter().position(|port| faulty(port, &self.slots)) {
-            let port = self.polled.remove(at);
-            if let Some(slot) = &mut self.slots[port.index()] {
-                slot.sample();
-            }
-            self.unwatch(port);
-        }
-    }
-
-    fn add(&mut self, slot: Box<Slot>) -> Option<Box<Slot>> {
-        let port = slot.port;
-        if self.slots[port.index()].is_some() || !self.watch(&slot) {
-            return Some(slot);
-        }
-        self.slots[port.index()] = Some(slot);
-        self.polled.push(port);
-        None
-    }
-
-    fn watch(&mut self, slot: &Slot) -> bool {
-        match slot.queue.wake_source() {
-            Some(descriptor) => self.bed.watch(descriptor).is_ok(),
-            None => {
-                self.unwakeable += 1;
-                true
-            }
-        }
-    }
-
-    fn unwatch(&mut self, port: PortId) {
-        let Some(slot) = &self.slots[port.index()] else { return };
-        match slot.queue.wake_source() {
-            // It fails only for a descriptor that was closed, and the kernel forgot that one.
-            Some(descriptor) => drop(self.bed.unwatch(descriptor)),
-            None => self.unwakeable -= 1,
-        }
-    }
-
-    fn remove(&mut self, port: PortId) -> Option<Box<Slot>> {
-        if let Some(at) = self.polled.iter().position(|&polled| polled == port) {
-            self.polled.remove(at);
-            self.unwatch(port);
-        }
-        let mut slot = self.slots[port.index()].take()?;
-        slot.sample();
-        Some(slot)
-    }
-
-    fn sample(&mut self) {
-        for port in &self.polled {
-            if let Some(slot) = &mut self.slots[port.index()] {
-                slot.sample();
-            }
-        }
-        self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
     }
 }
 

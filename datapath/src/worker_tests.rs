@@ -9,6 +9,7 @@ use crossbeam::channel::{Sender, bounded};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use seine_pipeline::address::{Mac, PortKind};
+use seine_pipeline::learned::Learned;
 use seine_pipeline::packet::Packet;
 use seine_pipeline::state::{Change, Endpoint, Kind, Node, Object, ObjectId, Port, State};
 use tokio::sync::oneshot;
@@ -112,7 +113,7 @@ impl Simulation {
             let parts = WorkerParts {
                 publication,
                 adjacencies: adjacencies.clone(),
-                learned: learned.clone(),
+                upkeep: Upkeep::new(learned.clone()),
                 frames: FrameCache::new(region),
                 counters: Arc::default(),
                 commands: receiver,
@@ -268,7 +269,7 @@ fn a_worker_short_of_frames_sleeps_for_a_moment_only() {
         wake.wake();
     });
     let before = Instant::now();
-    worker.rest();
+    worker.rest(Due::Never);
     let slept = before.elapsed();
     assert!(slept >= Duration::from_millis(5) && slept < Duration::from_secs(4), "{slept:?}");
     held.into_iter().for_each(|frame| worker.parts.frames.free(frame));

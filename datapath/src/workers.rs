@@ -13,6 +13,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use seine_pipeline::adjacency::AdjacencyTable;
 use seine_pipeline::learned::Learned;
 use seine_pipeline::state::State;
+use seine_pipeline::tally::RuleTallies;
 use tokio::sync::oneshot;
 
 use crate::counters::WorkerCounters;
@@ -21,6 +22,7 @@ use crate::frame::{FrameCache, Region};
 use crate::machine::Wake;
 use crate::publish::{PublicationReader, PublicationWriter, publication};
 use crate::slot::{COMMANDS_MAX, Command};
+use crate::upkeep::{AuditRing, Upkeep};
 use crate::worker::{Poll, Worker, WorkerParts};
 
 /// How long a worker may take to answer a command: as long as a batch, in truth.
@@ -74,6 +76,10 @@ pub struct WorkerHandle {
     pub poll: Poll,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
+    /// What rules have decided there.
+    pub tallies: Arc<RuleTallies>,
+    /// Its audit records.
+    pub audit: Arc<AuditRing>,
     commands: Sender<Command>,
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
@@ -126,19 +132,22 @@ pub fn start(
     let mut handles = Vec::new();
     for (index, (reader, wake)) in readers.into_iter().zip(wakes).enumerate() {
         let (commands, receiver) = bounded(COMMANDS_MAX);
+        let upkeep = Upkeep::new(plan.learned.clone());
         let mut handle = WorkerHandle {
             index,
             core: plan.cores[index],
             poll: plan.poll,
             counters: Arc::new(WorkerCounters::default()),
+            tallies: upkeep.memory.tallies.clone(),
+            audit: upkeep.audit.clone(),
             commands,
             wake,
             stop: Arc::new(AtomicBool::new(false)),
             thread: None,
         };
         let frames = FrameCache::new(region);
-        let shared = (adjacencies.clone(), plan.learned.clone());
-        let worker = worker(&handle, reader, receiver, frames, shared)
+        let own = (upkeep, adjacencies.clone());
+        let worker = worker(&handle, reader, receiver, frames, own)
             .map_err(|source| WorkerError::Start { worker: index, source })?;
         let crash_folder = plan.crash_folder.clone();
         let thread = std::thread::Builder::new()
@@ -159,12 +168,12 @@ fn worker(
     publication: PublicationReader,
     commands: Receiver<Command>,
     frames: FrameCache,
-    (adjacencies, learned): (Arc<AdjacencyTable>, Arc<Learned>),
+    (upkeep, adjacencies): (Upkeep, Arc<AdjacencyTable>),
 ) -> io::Result<Worker> {
     Worker::new(WorkerParts {
         publication,
         adjacencies,
-        learned,
+        upkeep,
         frames,
         counters: handle.counters.clone(),
         commands,

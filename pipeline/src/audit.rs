@@ -144,6 +144,11 @@ impl AuditBuffer {
         }
     }
 
+    /// Whether there is nothing to drain, now or later.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.due_ms == u64::MAX
+    }
+
     /// Records that there was no room for.
     pub fn lost(&self) -> u64 {
         self.lost

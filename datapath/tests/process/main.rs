@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod claims;
 mod node;
 
 use std::sync::atomic::Ordering;
@@ -234,13 +235,6 @@ async fn next_hops_are_wanted_for_peers_and_used_again_after_them() {
     assert_eq!(addresses(), ["1 192.0.2.3"]);
     node.apply(vec![part(session, 4, Mode::Delta, vec![peer("node7", 7)])]).await.unwrap();
     assert_eq!(addresses(), ["0 192.0.2.7", "1 192.0.2.3"]);
-}
-
-#[tokio::test]
-async fn the_uplink_claims_the_tunnel_address_once_it_is_known() {
-    let (node, _) = node_with_two_pods().await;
-    let claims: Vec<_> = node.claims.lock().unwrap().iter().map(|claims| claims.tunnel).collect();
-    assert_eq!(claims, [Some("192.0.2.1:6081".parse().unwrap())]);
 }
 
 #[tokio::test]
