@@ -223,6 +223,10 @@ fn a_udp_connection_is_stale_when_its_endpoint_or_its_service_is_gone() {
     assert!(stale.contains(&leaving) && !stale.contains(&staying));
     // TCP finds out by itself.
     assert!(!stale.contains(&connection(id, 6, vip, ("10.10.2.7", 5353))));
+    // Unless nobody has answered it: then its next attempt may go elsewhere.
+    let opening =
+        Connection { progress: Progress::SynSent, ..connection(id, 6, vip, ("10.10.2.7", 5353)) };
+    assert!(stale.contains(&opening));
     let gone = old.apply(&[delete("dns:")]).unwrap();
     let stale = StaleConnections::between(&old, &gone);
     assert!(stale.contains(&leaving) && stale.contains(&staying));

@@ -2,7 +2,9 @@
 //!
 //! A TCP client whose endpoint is gone finds out and connects anew. A UDP client goes on sending
 //! from the same port, so its connection would keep it with the dead endpoint for ever; Antrea and
-//! kube-proxy forget such connections, and so does the datapath after it has published a State.
+//! kube-proxy forget such connections, and so does the datapath after it has published a State. It
+//! also forgets those of any protocol that nobody has answered: whoever tries again, from the same
+//! port, gets another endpoint.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 
 use super::services::EndpointAddress;
 use super::{Service, State};
-use crate::connection::{Connection, ServiceId};
+use crate::connection::{Connection, ServiceId, Tuple};
 use crate::wire::udp;
 
 /// Which connections are to be forgotten, as one State follows another.
@@ -18,8 +20,8 @@ use crate::wire::udp;
 pub struct StaleConnections {
     /// Endpoints that their Service no longer has.
     gone: HashSet<(ServiceId, EndpointAddress)>,
-    /// Where there was no Service before.
-    opened: HashSet<(IpAddr, u16)>,
+    /// By protocol, address and port: where there was no Service before.
+    opened: HashSet<(u8, IpAddr, u16)>,
 }
 
 impl StaleConnections {
@@ -31,7 +33,7 @@ impl StaleConnections {
         for (name, installed) in before.differing(after) {
             let successor = after.named(name).filter(|it| it.id == installed.id);
             let same = successor.is_some_and(|it| Arc::ptr_eq(it, installed));
-            if installed.service.protocol != udp::PROTOCOL || same {
+            if same {
                 continue;
             }
             for endpoint in &installed.service.endpoints {
@@ -43,12 +45,9 @@ impl StaleConnections {
         }
         for (name, installed) in after.differing(before) {
             let known = before.named(name).map(|it| &it.service);
-            if installed.service.protocol == udp::PROTOCOL {
-                let opened = places(&installed.service, new);
-                let known: HashSet<_> =
-                    known.map(|it| places(it, old)).into_iter().flatten().collect();
-                stale.opened.extend(opened.into_iter().filter(|place| !known.contains(place)));
-            }
+            let opened = places(&installed.service, new);
+            let known: HashSet<_> = known.map(|it| places(it, old)).into_iter().flatten().collect();
+            stale.opened.extend(opened.into_iter().filter(|place| !known.contains(place)));
         }
         stale
     }
@@ -61,7 +60,7 @@ impl StaleConnections {
     /// Whether the connection is one of them.
     pub fn contains(&self, connection: &Connection) -> bool {
         let (original, reply) = (connection.original.tuple, connection.reply.tuple);
-        if original.protocol != udp::PROTOCOL {
+        if original.protocol != udp::PROTOCOL && !connection.progress.is_unanswered() {
             return false;
         }
         match connection.decision.service {
@@ -69,14 +68,18 @@ impl StaleConnections {
                 let endpoint = EndpointAddress { address: reply.source, port: reply.source_port };
                 self.gone.contains(&(service, endpoint))
             }
-            None => self.opened.contains(&(original.destination, original.destination_port)),
+            None => {
+                let Tuple { destination, protocol, destination_port, .. } = original;
+                self.opened.contains(&(protocol, destination, destination_port))
+            }
         }
     }
 }
 
 /// Where clients send to.
-fn places(service: &Service, state: &State) -> Vec<(IpAddr, u16)> {
-    let addresses = service.addresses().map(|(_, address)| (address, service.port));
+fn places(service: &Service, state: &State) -> Vec<(u8, IpAddr, u16)> {
+    let protocol = service.protocol;
+    let addresses = service.addresses().map(|(_, address)| (protocol, address, service.port));
     let node = state.node_port_addresses().filter(|_| service.node_port != 0);
-    addresses.chain(node.map(|address| (address, service.node_port))).collect()
+    addresses.chain(node.map(|address| (protocol, address, service.node_port))).collect()
 }
