@@ -178,6 +178,7 @@ mod tests {
             original: key(2, tuple),
             reply: key(3, tuple.reversed()),
             decision: Decision {
+                from_node: false,
                 source: PacketSource::Pod,
                 service: None,
                 snat: false,

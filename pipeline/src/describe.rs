@@ -11,7 +11,7 @@ use crate::packet::{Checksum, Packet, Tunnel};
 use crate::state::{Neighbor, Port, State};
 use crate::tunnel;
 use crate::wire::neighbor::{ADVERTISEMENT_LEN, SolicitationRepr};
-use crate::wire::{arp, checksum, ethernet, icmp, ipv4, ipv6, put, tcp, udp};
+use crate::wire::{arp, checksum, ethernet, icmp, ipv4, ipv6, put, sctp, tcp, udp};
 
 /// Room in front of a described packet: for the tunnel it may have come by, and for headers that
 /// the pipeline puts on.
@@ -26,6 +26,8 @@ pub enum Protocol {
     Tcp,
     /// A datagram.
     Udp,
+    /// An association's INIT.
+    Sctp,
     /// A request for the destination's MAC address: ARP, or a neighbour solicitation.
     Arp,
 }
@@ -41,9 +43,9 @@ pub struct Description {
     pub destination: IpAddr,
     /// What it carries.
     pub protocol: Protocol,
-    /// TCP and UDP only.
+    /// TCP, UDP and SCTP only.
     pub source_port: u16,
-    /// TCP and UDP only.
+    /// TCP, UDP and SCTP only.
     pub destination_port: u16,
     /// Bytes of payload, all zero.
     pub payload_bytes: usize,
@@ -270,7 +272,8 @@ impl Message<'_> {
                 let mut bytes = vec![0; ADVERTISEMENT_LEN];
                 SolicitationRepr { target, mac: self.source_mac }.emit(&mut bytes)?;
                 let group = SolicitationRepr::group(target);
-                self.within_ip(bytes, icmp::PROTOCOL_V6, icmp::CHECKSUM_OFFSET, group.into(), 255)
+                let offset = Some(icmp::CHECKSUM_OFFSET);
+                self.within_ip(bytes, icmp::PROTOCOL_V6, offset, group.into(), 255)
             }
             (protocol, ..) => self.with_payload(protocol),
         }
@@ -279,7 +282,11 @@ impl Message<'_> {
     fn with_payload(&self, protocol: Protocol) -> Option<Vec<u8>> {
         let Description { source_port, destination_port, payload_bytes, ttl, .. } =
             *self.description;
-        let header_len = if protocol == Protocol::Tcp { tcp::LEN } else { udp::LEN };
+        let header_len = match protocol {
+            Protocol::Tcp => tcp::LEN,
+            Protocol::Sctp => sctp::LEN + sctp::INIT_LEN,
+            Protocol::Udp | Protocol::Icmp | Protocol::Arp => udp::LEN,
+        };
         let len = u16::try_from(header_len.checked_add(payload_bytes)?).ok()?;
         let mut bytes = vec![0; usize::from(len)];
         let (number, offset) = match protocol {
@@ -291,6 +298,10 @@ impl Message<'_> {
                 udp::Repr { source_port, destination_port, len }.emit(&mut bytes)?;
                 (udp::PROTOCOL, udp::CHECKSUM_OFFSET)
             }
+            Protocol::Sctp => {
+                sctp::InitRepr { source_port, destination_port }.emit(&mut bytes)?;
+                return self.within_ip(bytes, sctp::PROTOCOL, None, self.destination, ttl);
+            }
             Protocol::Icmp | Protocol::Arp => {
                 let (kind, number) = match self.destination {
                     IpAddr::V4(_) => (icmp::ECHO_REQUEST_V4, icmp::PROTOCOL_V4),
@@ -300,15 +311,15 @@ impl Message<'_> {
                 (number, icmp::CHECKSUM_OFFSET)
             }
         };
-        self.within_ip(bytes, number, offset, self.destination, ttl)
+        self.within_ip(bytes, number, Some(offset), self.destination, ttl)
     }
 
-    /// Sums the message and puts an IP header in front.
+    /// Sums the message, if its sum is still to be put somewhere, and puts an IP header in front.
     fn within_ip(
         &self,
         mut message: Vec<u8>,
         protocol: u8,
-        checksum_offset: usize,
+        checksum_offset: Option<usize>,
         destination: IpAddr,
         ttl: u8,
     ) -> Option<Vec<u8>> {
@@ -318,7 +329,9 @@ impl Message<'_> {
         };
         let sum = !checksum::fold(pseudo + checksum::sum(&message));
         let sum = if protocol == udp::PROTOCOL { checksum::for_udp(sum) } else { sum };
-        put(&mut message, checksum_offset, &sum.to_be_bytes())?;
+        if let Some(offset) = checksum_offset {
+            put(&mut message, offset, &sum.to_be_bytes())?;
+        }
         let header_len = if destination.is_ipv4() { ipv4::LEN } else { ipv6::LEN };
         let mut bytes = vec![0; header_len];
         match (self.source, destination) {

@@ -40,7 +40,6 @@ pub mod table;
 pub mod tally;
 pub mod testbed;
 pub mod trace;
-#[allow(dead_code, reason = "the tables that translate come next")]
 mod translate;
 mod tunnel;
 pub mod verdict;
@@ -48,6 +47,7 @@ pub mod wire;
 
 use stage::arp_responder::ArpResponder;
 use stage::classifier::{Classifier, PipelineRootClassifier};
+use stage::conntrack_commit::ConntrackCommit;
 use stage::conntrack_state::{ConntrackState, ConntrackZone};
 use stage::egress_security::{
     ANTREA_POLICY_EGRESS_RULE, EGRESS_DEFAULT_RULE, EGRESS_METRIC, EGRESS_RULE,
@@ -88,6 +88,7 @@ pub const STAGES: &[Stage] = &[
             &INGRESS_METRIC,
         ],
     ),
+    stage("Conntrack", &[&ConntrackCommit]),
     stage("Output", &[&Output]),
 ];
 

@@ -187,6 +187,7 @@ mod tests {
             original: FlowKey { network: 0, ingress: Ingress::Gateway, tuple },
             reply: FlowKey { network: 0, ingress: Ingress::Gateway, tuple: tuple.reversed() },
             decision: Decision {
+                from_node: false,
                 source: PacketSource::Pod,
                 service: None,
                 snat: false,

@@ -67,6 +67,17 @@ reasons! {
     TooManyExtensionHeaders,
     /// Neither ARP, IPv4 nor IPv6.
     UnknownEtherType,
+    /// A packet that neither belongs to a connection nor can open one: a TCP segment out of turn,
+    /// an answer that nobody asked for, an ICMP error about a packet that nobody sent.
+    InvalidConnection,
+    /// A new connection, but the table is full of such as have been answered.
+    ConnectionTableFull,
+    /// A new connection of a port that has as many as it may have.
+    ConnectionQuota,
+    /// A new connection of a port that opens more a second than it may.
+    NewConnectionBudget,
+    /// A new connection whose answers would look like those of another.
+    ConnectionClash,
     /// A later fragment of a packet whose first was not seen, or not let through.
     FragmentUnknown,
     /// A fragment of an SCTP packet whose ports are translated: its checksum cannot follow.

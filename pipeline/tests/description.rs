@@ -63,6 +63,7 @@ fn a_described_packet_is_explained_from_table_to_table() {
             ("IngressRule", ""),
             ("IngressDefaultRule", ""),
             ("IngressMetric", ""),
+            ("ConntrackCommit", "answers will be 10.10.1.3:80 > 10.10.1.2:40000"),
             ("Output", "port b"),
         ]
     );

@@ -11,6 +11,13 @@
 //!      [port P] [source-port P] [fragmentable] [set OFFSET HEX] [resum]
 //!                                     resum: sum the outer IPv4 header again
 //! mode vxlan|no-encap                 instead of Geneve
+//! send tcp syn|syn-ack|ack|fin|rst .. | sctp init|init-ack|data|abort .. | answer ..
+//! send unreachable|too-big MTU ..     an error about the packet that left last
+//!      [id IDENTIFIER] [fragment first|later IDENTIFICATION]
+//! wait SECONDS                        the clock goes on
+//! connections                         what connections there are
+//! open port NAME                      again, as another Pod's
+//! limits CONNECTIONS PER-PORT         a table of connections as small as that
 //! lose next-hop                       the underlay no longer knows the peer's next hop
 //! delete endpoint|node|port|group|rule|service NAME
 //! group NAME ADDRESS...               an address, a range or the name of a Pod
@@ -31,8 +38,9 @@ use std::path::Path;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{Change, EncapMode, Kind, Object, ObjectId, TunnelType};
-use seine_pipeline::testbed::{Fate, Node, Probe, ping, tcp, udp, who_has};
+use seine_pipeline::testbed::{Fate, Node, Probe, innermost, ping, tcp, udp, who_has};
 
+mod conversation;
 mod policy;
 mod service;
 
@@ -65,7 +73,7 @@ fn every_script_comes_out_as_it_is_written() {
 /// Plays a script; gives it back with what really follows from each line.
 fn play(script: &str) -> String {
     let mut node = Node::with_pods([]);
-    let mut played = String::new();
+    let (mut played, mut last) = (String::new(), Vec::new());
     for line in script.lines().filter(|line| !line.starts_with(' ')) {
         writeln!(played, "{line}").unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -93,8 +101,16 @@ fn play(script: &str) -> String {
             }
             ["group" | "members" | "rule", ..] => node.apply(&[policy::change(&node, &words)]),
             ["service", words @ ..] => node.apply(&[service::change(&node, words)]),
-            ["wait", seconds] => node.now_ms += seconds.parse::<u64>().unwrap() * 1000,
-            ["send", words @ ..] => played.push_str(&send(&mut node, words)),
+            ["send", words @ ..] => played.push_str(&send(&mut node, words, &mut last)),
+            ["wait", seconds] => {
+                node.wait_ms(seconds.parse::<u64>().unwrap() * 1000);
+                indent(&mut played, node.connection_changes());
+            }
+            ["connections"] => indent(&mut played, node.connections()),
+            ["open", "port", name] => open_again(&mut node, name),
+            ["limits", connections, per_port] => {
+                node.limit(connections.parse().unwrap(), per_port.parse().unwrap());
+            }
             _ => panic!("not understood: {line}"),
         }
     }
@@ -112,8 +128,23 @@ fn set_mode(node: &mut Node, mode: &str) {
     node.apply(&[Change::Upsert(Object::Node(object))]);
 }
 
-fn send(node: &mut Node, words: &[&str]) -> String {
-    let fate = node.send(probe(words));
+fn indent(story: &mut String, lines: Vec<String>) {
+    for line in lines {
+        writeln!(story, "    {line}").unwrap();
+    }
+}
+
+/// Closes a port and opens it again, for a Pod that has the same address as the last.
+fn open_again(node: &mut Node, name: &str) {
+    let id = ObjectId { kind: Kind::Port, name: name.to_owned() };
+    let Some(Object::Port(mut port)) = node.state.object(&id) else { panic!("no port {name}") };
+    port.generation += 1;
+    node.apply(&[Change::Delete(id)]);
+    node.apply(&[Change::Upsert(Object::Port(port))]);
+}
+
+fn send(node: &mut Node, words: &[&str], last: &mut Vec<u8>) -> String {
+    let fate = node.send(probe(words, last));
     let mut story = String::new();
     for step in &node.trace.steps {
         let verdict = match step.verdict {
@@ -129,26 +160,36 @@ fn send(node: &mut Node, words: &[&str]) -> String {
     if let Fate::Left(port, frame) = fate {
         writeln!(story, "    leaves by {port}").unwrap();
         describe(&frame, &mut story);
+        if !words.starts_with(&["who-has"]) {
+            *last = innermost(&frame).to_vec();
+        }
     }
     for line in policy::audit(node) {
         writeln!(story, "    audit: {line}").unwrap();
     }
-    for change in node.changes() {
-        writeln!(story, "    {change}").unwrap();
-    }
+    indent(&mut story, node.changes());
+    indent(&mut story, node.connection_changes());
     story
 }
 
-fn probe(words: &[&str]) -> Probe {
-    let mut probe = match words[0] {
-        "udp" => udp(),
-        "tcp" => tcp(),
-        "ping" => ping(),
-        "who-has" => who_has(),
-        other => panic!("{other}: no such packet"),
+fn probe(words: &[&str], last: &[u8]) -> Probe {
+    let simple = || {
+        let probe = match words[0] {
+            "udp" => udp(),
+            "tcp" => tcp(),
+            "ping" => ping(),
+            "who-has" => who_has(),
+            other => panic!("{other}: no such packet"),
+        };
+        (probe, &words[1..])
     };
-    let mut rest = &words[1..];
+    let (mut probe, mut rest) = conversation::probe(words, last).unwrap_or_else(simple);
     loop {
+        let before = rest.len();
+        (probe, rest) = conversation::word(probe, rest);
+        if rest.len() < before {
+            continue;
+        }
         (probe, rest) = match rest {
             ["v6", rest @ ..] => (probe.v6(), rest),
             ["fragmentable", rest @ ..] => (probe.edit(|frame| frame[20] = 0), rest),

@@ -200,6 +200,7 @@ fn connection(
         decision: Decision {
             source: PacketSource::Pod,
             service,
+            from_node: false,
             snat: false,
             hairpin: false,
             egress_rule: None,

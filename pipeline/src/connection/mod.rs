@@ -82,6 +82,8 @@ pub struct ServiceId(pub u32);
 pub struct Decision {
     /// Where its first packet came from (mark, bits 0-3).
     pub source: PacketSource,
+    /// The node itself began it (packet mark, bit 31): rules for receivers do not apply to it.
+    pub from_node: bool,
     /// The Service that it was sent to (mark, bit 4).
     pub service: Option<ServiceId>,
     /// Its source is translated (mark, bit 5).

@@ -51,6 +51,7 @@ pub(super) fn new(client: u32, port: u16, progress: Progress) -> NewConnection {
         reply: FlowKey { network: 0, ingress: Ingress::Gateway, tuple: tuple.reversed() },
         decision: Decision {
             source: PacketSource::Pod,
+            from_node: false,
             service: None,
             snat: false,
             hairpin: false,

@@ -99,6 +99,7 @@ const HAIRPIN: u64 = 1 << 3;
 const HAS_SERVICE: u64 = 1 << 4;
 const HAS_EGRESS_RULE: u64 = 1 << 5;
 const HAS_INGRESS_RULE: u64 = 1 << 6;
+const FROM_NODE: u64 = 1 << 7;
 
 impl Decision {
     /// The rules, egress in the upper half; and the Service in the upper half above the marks.
@@ -109,6 +110,7 @@ impl Decision {
             PacketSource::Tunnel => 2,
         };
         let flags = [
+            (self.from_node, FROM_NODE),
             (self.snat, SNAT),
             (self.hairpin, HAIRPIN),
             (self.service.is_some(), HAS_SERVICE),
@@ -134,6 +136,7 @@ impl Decision {
                 _ => PacketSource::Tunnel,
             },
             service: has(HAS_SERVICE).then_some(ServiceId((marks >> 32) as u32)),
+            from_node: has(FROM_NODE),
             snat: has(SNAT),
             hairpin: has(HAIRPIN),
             egress_rule: has(HAS_EGRESS_RULE).then_some(RuleId((rules >> 32) as u32)),
@@ -184,6 +187,7 @@ pub(super) mod tests {
         (source, ids, any::<bool>(), any::<bool>()).prop_map(
             |(source, (service, egress_rule, ingress_rule), snat, hairpin)| Decision {
                 source,
+                from_node: snat != hairpin,
                 service: service.map(ServiceId),
                 snat,
                 hairpin,

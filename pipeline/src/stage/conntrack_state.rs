@@ -1,19 +1,32 @@
 //! Connection tracking: which connection a packet belongs to, and what is already decided about it.
 //!
 //! Antrea: stage ConntrackState, tables `ConntrackZone` and `ConntrackState`.
-//! Reads: ingress port, addresses, protocol, ports or ICMP identifier.
-//! Writes: from whom to whom the packet is, and what it is to the connection table.
-//! Hit: a connection under way goes to the first table that judges every packet.  Miss: next table.
+//! Reads: ingress port, addresses, protocol, ports or ICMP identifier, TCP flags; of ICMP errors
+//! what they quote.
+//! Writes: from whom to whom the packet is, and what it is to the connection table; of a known
+//! connection everything that its first packet found out, and the whole translation.
+//! Hit: a connection under way goes to the first table that judges every packet.  Miss: a packet
+//! that may open a connection, next table; else drop `InvalidConnection`, `FragmentUnknown`.
 //!
 //! Antrea needs two zones, and un-translates a source before it looks for the destination's; one
-//! connection with two keys needs neither, so there is no table `UnSNAT`.
+//! connection with two keys needs neither, so there is no table `UnSNAT`. The table is shared: it
+//! does not matter which worker sees the other direction.
+//!
+//! A connection stays whatever becomes of the tables, but not of its ends: when the far one is no
+//! longer the port that it was, it is over, and the packet is judged as the first of another.
+
+use std::net::IpAddr;
 
 use crate::adjacency::AdjacencyTable;
-use crate::connection::{Ingress, Tuple};
-use crate::packet::{Packet, PacketSource, Tracking};
+use crate::connection::{
+    Connection, ConnectionId, Direction, FlowKey, Found, Ingress, NotInserted, Progress, Signal,
+    Step, Tuple,
+};
+use crate::packet::{Facts, Packet, PacketSource, Tracking};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
-use crate::state::State;
+use crate::state::{EndpointAddress, State};
+use crate::translate::{self, Quoted};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp;
 use crate::wire::ip::Ip;
@@ -22,6 +35,15 @@ use crate::wire::ipv6::Fragment;
 /// Where a packet of a connection under way goes on: behind all that only its first had to pass.
 const UNDER_WAY: TableId = TableId::EgressMetric;
 
+/// Where one of a connection goes on that nobody has answered yet: its endpoint is chosen.
+const JUDGED_AGAIN: TableId = TableId::AntreaPolicyEgressRule;
+
+/// The network of all Pods.
+const NETWORK: u16 = 0;
+
+/// How often a worker looks again where another one has let the same connection progress.
+const LOOKS: usize = 4;
+
 /// Finds the packet's connection, and translates what is known of it.
 pub struct ConntrackZone;
 
@@ -29,11 +51,52 @@ impl ConntrackZone {
     fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
         let ip = packet.ip()?;
         let ingress = ingress(packet, context.state).ok_or(DropReason::UnknownPort)?;
+        if is_report(packet, &ip) {
+            return Self::report(packet, context, &ip, ingress);
+        }
         let tuple = Self::tuple(packet, context, &ip, ingress)?;
         packet.facts.original = Some(tuple);
         packet.facts.tuple = Some(tuple);
-        packet.facts.tracking = Tracking::New;
         context.note(format_args!("{tuple}"));
+        let signal = Signal::of(&ip, packet.payload());
+        let later = ip.fragment == Fragment::Later;
+        if let Some(found) = context.learned.connections.find(&key(ingress, tuple)) {
+            if !is_current(&found, context.state) {
+                context.note(format_args!("{tuple}, of a connection whose other end is gone"));
+                let _ = forget(context, found.id);
+            } else if later {
+                return Self::go_on(packet, context, &ip, found);
+            } else {
+                match progress(context, &found, signal) {
+                    Step::To(progress) => {
+                        let connection = Connection { progress, ..found.connection };
+                        let found = Found { connection, ..found };
+                        return Self::go_on(packet, context, &ip, found);
+                    }
+                    Step::Anew => {
+                        let _ = forget(context, found.id);
+                    }
+                    Step::Invalid => {
+                        let at = found.connection.progress;
+                        context.note(format_args!("{tuple}: {signal:?} in {at:?}"));
+                        return Err(DropReason::InvalidConnection);
+                    }
+                }
+            }
+        }
+        if later {
+            return Err(DropReason::FragmentUnknown);
+        }
+        if Progress::opened_by(signal).is_none() {
+            context.note(format_args!("{tuple}: {signal:?} of no connection"));
+            return Err(DropReason::InvalidConnection);
+        }
+        if !context.dry {
+            let worker = &mut context.worker.connections;
+            let admitted = context.learned.connections.admit(ingress, context.now_ms, worker);
+            admitted.map_err(reason)?;
+        }
+        packet.facts.tracking = Tracking::New;
         Ok(Verdict::Next)
     }
 
@@ -50,24 +113,180 @@ impl ConntrackZone {
             return tuple.ok_or(DropReason::FragmentUnknown);
         }
         let tuple = Tuple::of(ip, packet.payload()).ok_or(DropReason::Malformed)?;
-        let report =
-            ip.icmp_type(packet.payload()).is_some_and(|kind| icmp::is_report(ip.is_v6(), kind));
-        // An error quotes so little that it needs no fragments.
-        if ip.fragment == Fragment::First && !report && !context.dry {
+        if ip.fragment == Fragment::First && !context.dry {
             fragments.begin(ip, ingress, &tuple, context.now_ms);
         }
         Ok(tuple)
     }
+
+    /// A packet of a connection under way.
+    fn go_on(
+        packet: &mut Packet<'_>,
+        context: &mut Context<'_>,
+        ip: &Ip,
+        found: Found,
+    ) -> Result<Verdict, DropReason> {
+        let to = found.connection.translated(found.direction);
+        if let Some(from) = packet.facts.tuple.filter(|from| *from != to) {
+            context.note(format_args!("{from}, now {to}"));
+        }
+        translate::both(packet, to)?;
+        recall(packet, found, false);
+        // Rules for NodePorts judge it again, too.
+        let sent_to = found.connection.original.tuple.destination;
+        let node_port = || context.state.node_port_addresses().any(|address| address == sent_to);
+        let again = !packet.facts.is_under_way() && packet.facts.service.is_some();
+        packet.facts.node_port = again && node_port();
+        if packet.facts.is_under_way() && !context.dry {
+            let (connections, bytes) = (&context.learned.connections, ip.len as u64);
+            connections.note(found.id, found.direction, bytes, context.now_ms);
+        }
+        Ok(Verdict::Next)
+    }
+
+    /// An ICMP error: it belongs to the connection of the packet that it quotes, which went the
+    /// other way.
+    fn report(
+        packet: &mut Packet<'_>,
+        context: &mut Context<'_>,
+        ip: &Ip,
+        ingress: Ingress,
+    ) -> Result<Verdict, DropReason> {
+        let outer = Tuple::of(ip, packet.payload()).ok_or(DropReason::Malformed)?;
+        packet.facts.original = Some(outer);
+        packet.facts.tuple = Some(outer);
+        context.note(format_args!("{outer}"));
+        // Nobody needs an error in fragments, or one about a packet that somebody else sent.
+        let quoted = Quoted::of(packet, ip).ok_or(DropReason::InvalidConnection)?;
+        let about = quoted.tuple.reversed();
+        context.note(format_args!("{outer}, about {}", quoted.tuple));
+        if about.destination != outer.destination || ip.fragment != Fragment::Whole {
+            return Err(DropReason::InvalidConnection);
+        }
+        let found = context.learned.connections.find(&key(ingress, about));
+        let found = found.filter(|found| is_current(found, context.state));
+        let found = found.ok_or(DropReason::InvalidConnection)?;
+        let to = found.connection.translated(found.direction);
+        // A router on the way keeps its own address; the other end has the one that it is known by.
+        let source = if outer.source == about.source { to.source } else { outer.source };
+        let outer = Tuple { source, destination: to.destination, ..outer };
+        translate::quoted(packet, &quoted, to.reversed(), outer)?;
+        recall(packet, found, true);
+        Ok(Verdict::Next)
+    }
+}
+
+impl Facts {
+    /// Whether the packet's connection is under way, so that nothing need be judged any more: the
+    /// other side has answered, or this is its answer. Until then each further packet of the side
+    /// that began is judged as the first was, and so is what comes by the gateway on a connection
+    /// that the node itself began: that was let through for being the node's.
+    pub(crate) fn is_under_way(&self) -> bool {
+        let Tracking::Known { direction, related, connection, .. } = self.tracking else {
+            return false;
+        };
+        let unanswered = connection.progress.is_unanswered();
+        let foreign = connection.decision.from_node && !self.from_node;
+        related || direction == Direction::Reply || !unanswered && !foreign
+    }
 }
 
 /// What a packet came in by, as far as it belongs to its connection.
-fn ingress(packet: &Packet<'_>, state: &State) -> Option<Ingress> {
+pub(super) fn ingress(packet: &Packet<'_>, state: &State) -> Option<Ingress> {
     match packet.facts.source? {
         PacketSource::Pod => {
             state.port(packet.ingress).map(|port| Ingress::Pod(port.id, port.generation))
         }
         PacketSource::Gateway => Some(Ingress::Gateway),
         PacketSource::Tunnel => Some(Ingress::Tunnel),
+    }
+}
+
+/// What a connection is found by.
+pub(super) fn key(ingress: Ingress, tuple: Tuple) -> FlowKey {
+    FlowKey { network: NETWORK, ingress, tuple }
+}
+
+/// The drop that a connection ends in which cannot begin.
+pub(super) fn reason(not_inserted: NotInserted) -> DropReason {
+    match not_inserted {
+        NotInserted::Full => DropReason::ConnectionTableFull,
+        NotInserted::Quota => DropReason::ConnectionQuota,
+        NotInserted::Budget => DropReason::NewConnectionBudget,
+        NotInserted::Exists => DropReason::ConnectionClash,
+    }
+}
+
+/// Whether the packet tells its receiver what became of another one.
+fn is_report(packet: &Packet<'_>, ip: &Ip) -> bool {
+    ip.icmp_type(packet.payload()).is_some_and(|kind| icmp::is_report(ip.is_v6(), kind))
+}
+
+/// Whether what the packet is sent to is still the port that the connection began with, and still
+/// an endpoint of its Service if nobody has answered. The end it comes from is part of the key that
+/// it was found by.
+fn is_current(found: &Found, state: &State) -> bool {
+    let Found { direction, connection, .. } = found;
+    let to = connection.translated(*direction);
+    let endpoint = EndpointAddress { address: to.destination, port: to.destination_port };
+    if let Some(service) = connection.decision.service
+        && *direction == Direction::Original
+        && connection.progress.is_unanswered()
+        && state.services().by_id(service).is_none_or(|it| !it.has_endpoint(endpoint))
+    {
+        return false;
+    }
+    let target: IpAddr = to.destination;
+    let far = match found.direction {
+        Direction::Original => found.connection.reply.ingress,
+        Direction::Reply => found.connection.original.ingress,
+    };
+    let owner = state.owner(target).and_then(|(_, port)| state.port(port));
+    match far {
+        Ingress::Pod(port, generation) => {
+            owner.is_some_and(|owner| (owner.id, owner.generation) == (port, generation))
+        }
+        Ingress::Gateway | Ingress::Tunnel => owner.is_none(),
+    }
+}
+
+/// Lets the connection progress, unless the packet is only described.
+fn progress(context: &Context<'_>, found: &Found, signal: Signal) -> Step {
+    let (connections, id) = (&context.learned.connections, found.id);
+    let mut at = found.connection.progress;
+    for _ in 0..LOOKS {
+        let step = at.step(signal, found.direction);
+        let Step::To(next) = step else { return step };
+        if next == at || context.dry || connections.advance(id, at, next) {
+            return step;
+        }
+        let Some(now) = connections.get(id) else { return step };
+        at = now.progress;
+    }
+    Step::To(at)
+}
+
+/// Ends a connection, unless the packet is only described; says whether it was there.
+pub(super) fn forget(context: &Context<'_>, id: ConnectionId) -> bool {
+    let ended = if context.dry { None } else { context.learned.connections.remove(id) };
+    if let Some(ended) = &ended {
+        context.worker.tallies.account(&ended.connection, &ended.counts);
+    }
+    ended.is_some()
+}
+
+/// Gives the packet what the first of its connection found out.
+fn recall(packet: &mut Packet<'_>, found: Found, related: bool) {
+    let Found { id, direction, connection } = found;
+    let (decision, facts) = (connection.decision, &mut packet.facts);
+    facts.tracking = Tracking::Known { id, direction, related, connection };
+    facts.service = decision.service;
+    facts.rewrite = decision.service.is_some();
+    facts.snat = decision.snat;
+    facts.hairpin = decision.hairpin;
+    if facts.is_under_way() {
+        facts.egress_rule = decision.egress_rule;
+        facts.ingress_rule = decision.ingress_rule;
     }
 }
 
@@ -88,12 +307,13 @@ impl Table for ConntrackZone {
         vec![
             row([&"TCP, UDP, SCTP", &"addresses and ports"]),
             row([&"ICMP, ICMPv6 queries", &"addresses and identifier"]),
+            row([&"ICMP, ICMPv6 errors", &"what they quote"]),
             row([&"else", &"addresses"]),
         ]
     }
 
     fn entries(&self, _: &State) -> usize {
-        3
+        4
     }
 }
 
@@ -107,9 +327,15 @@ impl Table for ConntrackState {
 
     fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict {
         match packet.facts.tracking {
-            Tracking::Known { .. } => {
-                context.note(format_args!("under way"));
-                Verdict::Goto(UNDER_WAY)
+            Tracking::Known { direction, related, connection, .. } => {
+                let at = connection.progress;
+                let direction = match direction {
+                    Direction::Original => "as the first packet",
+                    Direction::Reply => "as its answer",
+                };
+                let error = if related { "an error about it, " } else { "" };
+                context.note(format_args!("{at:?}, {error}{direction}"));
+                Verdict::Goto(if packet.facts.is_under_way() { UNDER_WAY } else { JUDGED_AGAIN })
             }
             Tracking::New | Tracking::Untracked => {
                 context.note(format_args!("new"));
@@ -123,10 +349,14 @@ impl Table for ConntrackState {
     }
 
     fn rows(&self, _: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
-        vec![row([&"under way", &UNDER_WAY]), row([&"new", &"next table"])]
+        vec![
+            row([&"under way", &UNDER_WAY]),
+            row([&"not answered yet", &JUDGED_AGAIN]),
+            row([&"new", &"next table"]),
+        ]
     }
 
     fn entries(&self, _: &State) -> usize {
-        2
+        3
     }
 }

@@ -33,9 +33,9 @@ impl Table for IngressSecurityClassifier {
         let reply = matches!(facts.tracking, Tracking::Known { direction: Direction::Reply, .. });
         if facts.from_node && !reply {
             context.note(format_args!("the node itself sends it"));
-            return Verdict::Goto(TableId::Output);
+            return Verdict::Goto(TableId::ConntrackCommit);
         }
-        if let Tracking::Known { .. } = facts.tracking {
+        if facts.is_under_way() {
             if reply {
                 fqdn::learn(packet, context);
             }
@@ -48,7 +48,7 @@ impl Table for IngressSecurityClassifier {
         }
         if facts.hairpin {
             context.note(format_args!("back to its sender"));
-            return Verdict::Goto(TableId::Output);
+            return Verdict::Goto(TableId::ConntrackCommit);
         }
         if facts.egress.is_none_or(|port| context.state.sender(port).is_none()) {
             context.note(format_args!("no Pod of this node receives it"));
@@ -62,7 +62,7 @@ impl Table for IngressSecurityClassifier {
     }
 
     fn rows(&self, _: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
-        let (commit, metric) = (TableId::Output, TableId::IngressMetric);
+        let (commit, metric) = (TableId::ConntrackCommit, TableId::IngressMetric);
         vec![
             row([&"from the node itself", &commit]),
             row([&"under way", &metric]),

@@ -5,6 +5,7 @@
 
 pub mod arp_responder;
 pub mod classifier;
+pub mod conntrack_commit;
 pub mod conntrack_state;
 pub mod egress_security;
 pub mod ingress_security;

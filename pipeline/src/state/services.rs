@@ -136,7 +136,7 @@ impl InstalledService {
     }
 
     /// Whether the endpoint is any of the Service's.
-    pub(super) fn has_endpoint(&self, endpoint: EndpointAddress) -> bool {
+    pub(crate) fn has_endpoint(&self, endpoint: EndpointAddress) -> bool {
         let mut endpoints = self.service.endpoints.iter();
         endpoints.any(|it| it.address == endpoint.address && it.port == endpoint.port)
     }

@@ -20,6 +20,8 @@
     reason = "a test that describes what cannot be should fail at that place"
 )]
 
+mod connections;
+mod conversation;
 mod judge;
 mod probe;
 mod transactions;
@@ -42,6 +44,7 @@ use crate::tally::RuleCounts;
 use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
 
+pub use conversation::{flags, innermost, sctp};
 pub use judge::assert_sound;
 pub use probe::{Probe, ping, tcp, udp, who_has};
 pub use transactions::{CHANGE_BYTES, assert_consistent, transactions};
@@ -122,6 +125,7 @@ pub struct Node {
     pub trace: Trace,
     /// Every checksum-partial fact the last packet left with.
     pub checksum: Checksum,
+    known: connections::Known,
     counters: BTreeMap<String, u64>,
     seen: BTreeMap<String, u64>,
 }
@@ -181,6 +185,7 @@ impl Node {
             now_ms: 1_000_000,
             trace: Trace::default(),
             checksum: Checksum::Complete,
+            known: connections::Known::new(),
             counters: BTreeMap::new(),
             seen: BTreeMap::new(),
         }

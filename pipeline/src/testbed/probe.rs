@@ -4,7 +4,7 @@ use crate::describe::Protocol;
 use crate::packet::Checksum;
 
 /// Changes a finished frame.
-type Edit = Box<dyn Fn(&mut Vec<u8>)>;
+pub(super) type Edit = Box<dyn Fn(&mut Vec<u8>)>;
 
 /// A packet to send.
 pub struct Probe {
@@ -44,7 +44,7 @@ pub fn who_has() -> Probe {
 }
 
 impl Probe {
-    fn new(protocol: Protocol) -> Probe {
+    pub(super) fn new(protocol: Protocol) -> Probe {
         Probe {
             from: String::new(),
             to: String::new(),
