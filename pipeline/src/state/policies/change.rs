@@ -59,8 +59,10 @@ impl Policies {
         for (name, next) in &changes.groups {
             self.define(name, *next, &mut work)?;
         }
-        for delta in &changes.members {
-            self.change_members(delta, &mut work)?;
+        let names: BTreeSet<&str> = changes.members.iter().map(|it| it.name.as_str()).collect();
+        for name in names {
+            let deltas = changes.members.iter().filter(|delta| delta.name == name);
+            self.change_members(name, deltas.copied(), &mut work)?;
         }
         for (name, next) in &changes.endpoints {
             self.place(name, *next, &mut work);
@@ -172,26 +174,36 @@ impl Policies {
         Ok(())
     }
 
-    fn change_members(&mut self, delta: &GroupDelta, work: &mut Work) -> Result<(), Refusal> {
-        let refuse = |field, reason| refuse(Kind::Group, &delta.name, field, reason);
-        let id = self.group_ids.get(delta.name.as_str()).copied();
+    /// Makes all changes of one group's members. What one adds and another removes is there
+    /// afterwards, whatever their order.
+    fn change_members<'a>(
+        &mut self,
+        name: &str,
+        deltas: impl Iterator<Item = &'a GroupDelta>,
+        work: &mut Work,
+    ) -> Result<(), Refusal> {
+        let refuse = |field, reason| refuse(Kind::Group, name, field, reason);
+        let (mut added, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        for delta in deltas {
+            for (field, members) in [("added", &delta.added), ("removed", &delta.removed)] {
+                if let Some(member) = members.iter().find(|member| member.trunc() != **member) {
+                    return refuse(field, format!("{member} has bits set behind its length"));
+                }
+            }
+            added.extend(delta.added.iter().copied());
+            removed.extend(delta.removed.iter().copied());
+        }
+        let id = self.group_ids.get(name).copied();
         let known = id.and_then(|id| self.groups.get(&id)).filter(|group| group.defined);
         let (Some(id), Some(known)) = (id, known) else {
             return refuse("name", "there is no such group".to_owned());
         };
-        for (field, members) in [("added", &delta.added), ("removed", &delta.removed)] {
-            if let Some(member) = members.iter().find(|member| member.trunc() != **member) {
-                return refuse(field, format!("{member} has bits set behind its length"));
-            }
-        }
-        let added: BTreeSet<IpNet> = delta.added.iter().copied().collect();
-        let removed: BTreeSet<IpNet> = delta.removed.iter().copied().collect();
         let is_member = |member: &IpNet| known.members.get(member).is_some();
         let gone: Vec<IpNet> =
             removed.difference(&added).copied().filter(|member| is_member(member)).collect();
         let new: Vec<IpNet> = added.into_iter().filter(|member| !is_member(member)).collect();
         self.change(id, &gone, &new, work);
-        self.check_members(&delta.name)
+        self.check_members(name)
     }
 
     fn check_members(&self, name: &str) -> Result<(), Refusal> {
