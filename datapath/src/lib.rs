@@ -19,6 +19,7 @@ pub mod devices;
 pub mod frame;
 pub mod links;
 pub mod machine;
+pub mod memory;
 pub mod netns;
 pub mod next_hop;
 pub mod node_devices;

@@ -16,7 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use seine_datapath_api::v1::datapath_server::DatapathServer;
 use seine_pipeline::address::PortKind;
 use seine_pipeline::adjacency::AdjacencyTable;
-use seine_pipeline::connection::ConnectionTable;
+use seine_pipeline::connection::{ConnectionMemory, ConnectionTable};
 use seine_pipeline::learned::Learned;
 use seine_pipeline::state::State;
 use tokio::net::UnixListener;
@@ -30,6 +30,7 @@ use crate::configuration::Configuration;
 use crate::datapath::{Datapath, PortError};
 use crate::frame::{Region, RegionError};
 use crate::links;
+use crate::memory::{self, MapError};
 use crate::netns::{Namespace, NamespaceError};
 use crate::next_hop::NextHops;
 use crate::node_devices::{NodeDevices, NodeDevicesError, Opened};
@@ -58,6 +59,9 @@ pub enum ProcessError {
     /// Packet memory.
     #[error(transparent)]
     Region(#[from] RegionError),
+    /// Memory for connections.
+    #[error(transparent)]
+    Memory(#[from] MapError),
     /// The node's devices.
     #[error(transparent)]
     Devices(#[from] NodeDevicesError),
@@ -94,6 +98,15 @@ pub enum ProcessError {
     },
 }
 
+/// An empty table of connections, in memory that no other table shares.
+fn connections(configuration: &Configuration, seed: u64) -> Result<ConnectionTable, MapError> {
+    let limits = configuration.connections.limits();
+    let (lines, pages) = memory::map(ConnectionTable::lines(&limits))?;
+    let mib = size_of_val(lines) >> 20;
+    tracing::info!(connections = limits.connections, mib, ?pages, "connections have memory");
+    Ok(ConnectionTable::in_memory(limits, seed, ConnectionMemory::Lent(lines)))
+}
+
 /// Starts everything, serves until SIGTERM or SIGINT, and stops the workers.
 pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     prepare_run_dir(&configuration.run_dir)?;
@@ -107,10 +120,7 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
         NodeDevices::open(configuration, region)?;
     let adjacencies = Arc::new(AdjacencyTable::new());
     let seed = hash_seed().map_err(system("randomness"))?;
-    let learned = Arc::new(Learned::with_connections(
-        ConnectionTable::new(configuration.connections.limits(), seed),
-        seed,
-    ));
+    let learned = Arc::new(Learned::with_connections(connections(configuration, seed)?, seed));
     let plan = WorkersPlan {
         cores: configuration.workers.cores.iter().copied().map(Some).collect(),
         poll: configuration.poll(),
