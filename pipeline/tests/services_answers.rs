@@ -1,4 +1,5 @@
-//! What a client of a Service is told about its packets: always about what it sent itself.
+//! What a client of a Service is told about its packets: always about what it sent itself; and what
+//! becomes of it where there is no room.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 #[allow(dead_code, reason = "each test file looks at its own part")]
@@ -8,6 +9,10 @@ mod seen;
 mod service;
 
 use seen::see;
+use seine_pipeline::connection::{
+    ConnectionWorker, Decision, FlowKey, Ingress, NewConnection, Progress, Tuple,
+};
+use seine_pipeline::packet::PacketSource;
 use seine_pipeline::testbed::{Node, udp};
 
 const ADDRESSES: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
@@ -66,4 +71,40 @@ fn what_is_too_big_for_the_endpoint_is_told_about_the_service() {
         assert_eq!(answer.source, node.address("gateway", v6));
         assert_about(&sent, &answer.payload, v6);
     }
+}
+
+#[test]
+fn a_client_outside_for_whom_no_port_is_left_is_dropped_by_name() {
+    let mut node = node("remote:5353");
+    let (local, remote) = (node.address("gateway", false), node.address("remote", false));
+    node.limit(1 << 17, 1 << 16);
+    // Every port by which this node could ask the endpoint is somebody's.
+    let decision = Decision {
+        source: PacketSource::Gateway,
+        from_node: false,
+        service: None,
+        snat: true,
+        hairpin: false,
+        egress_rule: None,
+        ingress_rule: None,
+    };
+    let mut worker = ConnectionWorker::new();
+    for source_port in (1024..32768).chain([40000]) {
+        let (source, destination, protocol) = (local, remote, 17);
+        let asks = Tuple { source, destination, protocol, source_port, destination_port: 5353 };
+        let client = Tuple { source: "203.0.113.1".parse().unwrap(), ..asks };
+        let key = |ingress, tuple| FlowKey { network: 0, ingress, tuple };
+        let new = NewConnection {
+            original: key(Ingress::Gateway, client),
+            reply: key(Ingress::Tunnel, asks.reversed()),
+            decision,
+            progress: Progress::Answered,
+        };
+        node.learned.connections.insert(&new, node.now_ms, &mut worker).expect("there is room");
+    }
+    let probe = || udp().from("gateway").source("outside").to(ADDRESSES[0]);
+    node.send(probe());
+    node.assert_changed(["drops.gateway.SnatPortsExhausted +1"]);
+    // Whose own port is free needs none of the others.
+    node.send(probe().source_port(40001)).left_by("uplink");
 }
