@@ -6,8 +6,8 @@
 //! Writes: the rule that allowed or denied it.
 //! Hit: to `EgressMetric`, which drops or refuses what was denied.  Miss: next table.
 //!
-//! A connection is judged until it is answered; from then on its packets go straight to `EgressMetric`.
-//! What no Pod of this node sends is none of this stage's business.
+//! A connection is judged until it is answered; from then on its packets go straight to
+//! `EgressMetric`. What no Pod of this node sends is none of this stage's business.
 
 use super::judgement::{RuleJudge, RuleMetric};
 use crate::stage::TableId;
