@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::attach::{AttachError, Attacher, Facts};
 use crate::attachments::{Attachments, RecordError};
+use crate::audit_log;
 use crate::cni_server::{self, ServeError};
 use crate::compile::{NodeNetwork, Underlay, node_network};
 use crate::configuration::Configuration;
@@ -109,6 +110,11 @@ pub async fn run(
         tokio::spawn(agent.clone().follow_cluster()),
         tokio::spawn(agent.clone().keep_host_network()),
         tokio::spawn(agent.clone().free_after_synchronising()),
+        tokio::spawn(audit_log::follow(
+            agent.configuration.audit_log(),
+            agent.configuration.datapath_socket.clone(),
+            agent.session.state(),
+        )),
     ];
     let served = cni_server::serve(listener, attacher, stop).await;
     for task in tasks {

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use seine_datapath_api::v1;
 use serde::{Deserialize, Serialize};
 
+use crate::audit_log::AuditLog;
+
 /// What the file may say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -36,6 +38,28 @@ pub struct Configuration {
     /// The MTU of Pods and of the gateway; 0: the uplink's less the tunnel.
     #[serde(rename = "defaultMTU")]
     pub default_mtu: u32,
+    /// Where audit lines of policies go.
+    #[serde(rename = "auditLogging")]
+    pub audit_logging: AuditLogging,
+}
+
+/// Antrea's `auditLogging`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct AuditLogging {
+    /// The file.
+    pub file: PathBuf,
+    /// Megabytes that it may grow to.
+    pub max_size: u64,
+    /// Older files that are kept.
+    pub max_backups: usize,
+}
+
+impl Default for AuditLogging {
+    fn default() -> Self {
+        let file = "/var/log/seine/networkpolicy/np.log".into();
+        Self { file, max_size: 500, max_backups: 3 }
+    }
 }
 
 impl Default for Configuration {
@@ -51,6 +75,7 @@ impl Default for Configuration {
             service_cidr: "10.96.0.0/12".into(),
             service_cidr_v6: String::new(),
             default_mtu: 0,
+            audit_logging: AuditLogging::default(),
         }
     }
 }
@@ -76,10 +101,11 @@ cni_socket = "/run/seine/agent.sock"
 state_dir = "/var/lib/seine"
 
 # How Pod traffic crosses between nodes: "encap" puts all of it into a tunnel, which needs nothing
-# of the underlay. noEncap, hybrid and networkPolicyOnly are not there yet.
+# of the underlay. "noEncap" leaves it to the node's kernel, which routes each peer's Pod range by
+# that peer's address: for nodes of one segment. hybrid and networkPolicyOnly are not there yet.
 trafficEncapMode = "encap"
 
-# By which tunnel: "geneve", Antrea's default. vxlan, gre and stt are not there yet.
+# By which tunnel: "geneve", Antrea's default, or "vxlan". gre and stt are not there yet.
 tunnelType = "geneve"
 
 # Where the cluster addresses of Services are: kubeadm's and Antrea's default. The node reaches the
@@ -91,6 +117,13 @@ serviceCIDRv6 = ""
 # The MTU of Pods and of seine-gw0, in bytes. 0 derives it: the uplink's MTU less 50 bytes for
 # a tunnel over IPv4, 70 over IPv6.
 defaultMTU = 0
+
+# What rules that log have decided, in Antrea's format, one line a decision. The file is renamed
+# before it grows beyond maxSize megabytes, and maxBackups older ones are kept: Antrea's defaults.
+[auditLogging]
+file = "/var/log/seine/networkpolicy/np.log"
+maxSize = 500
+maxBackups = 3
 "#;
 
 /// Why a configuration is not taken.
@@ -155,6 +188,16 @@ impl Configuration {
         configuration.checked()
     }
 
+    /// Where audit lines go, and how much of them is kept.
+    pub fn audit_log(&self) -> AuditLog {
+        let AuditLogging { file, max_size, max_backups } = &self.audit_logging;
+        AuditLog {
+            path: file.clone(),
+            bytes_max: max_size.saturating_mul(1_000_000).max(1),
+            backups_max: *max_backups,
+        }
+    }
+
     /// How Pods of different nodes reach each other.
     pub fn encap_mode(&self) -> v1::node::EncapMode {
         match self.traffic_encap_mode.as_str() {
@@ -181,10 +224,10 @@ impl Configuration {
         one_of(
             "trafficEncapMode",
             &self.traffic_encap_mode,
-            &["encap"],
-            &["noEncap", "hybrid", "networkPolicyOnly"],
+            &["encap", "noEncap"],
+            &["hybrid", "networkPolicyOnly"],
         )?;
-        one_of("tunnelType", &self.tunnel_type, &["geneve"], &["vxlan", "gre", "stt"])?;
+        one_of("tunnelType", &self.tunnel_type, &["geneve", "vxlan"], &["gre", "stt"])?;
         service_range("serviceCIDR", &self.service_cidr, false)?;
         service_range("serviceCIDRv6", &self.service_cidr_v6, true)?;
         let paths = [
@@ -192,6 +235,7 @@ impl Configuration {
             ("datapath_socket", &self.datapath_socket),
             ("cni_socket", &self.cni_socket),
             ("state_dir", &self.state_dir),
+            ("auditLogging.file", &self.audit_logging.file),
         ];
         for (key, path) in paths {
             if path.as_os_str().is_empty() {
@@ -293,7 +337,10 @@ mod tests {
     }
 
     #[test]
-    fn service_ranges_are_read_as_they_are_written() {
+    fn modes_and_service_ranges_are_read_as_they_are_written() {
+        let plain = load("trafficEncapMode = \"noEncap\"\ntunnelType = \"vxlan\"").unwrap();
+        assert_eq!(plain.encap_mode(), v1::node::EncapMode::NoEncap);
+        assert_eq!(plain.tunnel_type(), v1::node::TunnelType::Vxlan);
         let text = "serviceCIDR = \"\"\nserviceCIDRv6 = \"fd00:96::1/108\"";
         let ranges = load(text).unwrap().service_ranges();
         assert_eq!(ranges, ["fd00:96::/108".parse().unwrap()]);

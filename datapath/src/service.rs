@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
 use seine_datapath_api::v1::datapath_server::Datapath as Service;
@@ -14,19 +14,16 @@ use seine_datapath_api::{VERSION, v1};
 use seine_pipeline::address::PortKind;
 use seine_pipeline::verdict::DropReason;
 use tokio::sync::Mutex;
-use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::answers;
 use crate::datapath::{Datapath, PortError};
 use crate::machine::cycles;
-use crate::objects::{self, ObjectError};
 use crate::ports::POD_PORTS_MAX;
 use crate::worker::Poll;
-use crate::writer::{ChangeError, Mode, TRANSACTION_OBJECTS_MAX, Transaction};
-
-/// How long a caller may take between two parts of a transaction.
-const PART_LIMIT: Duration = Duration::from_secs(10);
+use crate::writer::ChangeError;
+use crate::{listing, parts};
 
 /// Bytes of what a caller may call itself.
 const CLIENT_BYTES_MAX: usize = 256;
@@ -89,6 +86,7 @@ impl Service for DatapathService {
         let datapath = self.datapath.lock().await;
         let session = datapath.writer.session();
         let in_force = datapath.writer.in_force_since();
+        let occupancy = datapath.learned.connections.occupancy();
         Ok(Response::new(v1::StatusReply {
             server: SERVER.to_owned(),
             version: VERSION,
@@ -98,6 +96,11 @@ impl Service for DatapathService {
             revision: datapath.writer.current().revision,
             revision_seconds: in_force.map_or(0, |since| since.elapsed().as_secs()),
             ports_max: POD_PORTS_MAX as u32,
+            connections: occupancy.used,
+            connections_max: occupancy.capacity,
+            connections_expired: occupancy.expired,
+            connections_evicted: occupancy.evicted,
+            audit_lost: listing::lost(&datapath),
         }))
     }
 
@@ -105,7 +108,7 @@ impl Service for DatapathService {
         &self,
         request: Request<Streaming<v1::TransactionPart>>,
     ) -> Answer<v1::TransactionReply> {
-        let transaction = collect(request.into_inner()).await?;
+        let transaction = parts::collect(request.into_inner()).await?;
         let received = Instant::now();
         let revision = transaction.revision;
         let datapath = self.datapath.clone();
@@ -226,10 +229,43 @@ impl Service for DatapathService {
         }))
     }
 
+    type ListRulesStream = Parts<v1::ListRulesReply>;
+    async fn list_rules(&self, _: Request<v1::ListRulesRequest>) -> Answer<Self::ListRulesStream> {
+        let datapath = self.datapath.lock().await;
+        Ok(Response::new(in_parts(listing::rules(&datapath))))
+    }
+
+    type ListConnectionsStream = Parts<v1::ListConnectionsReply>;
+    async fn list_connections(
+        &self,
+        request: Request<v1::ListConnectionsRequest>,
+    ) -> Answer<Self::ListConnectionsStream> {
+        let datapath = self.datapath.lock().await;
+        listing::connections(&datapath, request.get_ref()).map(in_parts).map(Response::new)
+    }
+
+    type FollowAuditStream = ReceiverStream<Result<v1::AuditPart, Status>>;
+    async fn follow_audit(
+        &self,
+        request: Request<v1::FollowAuditRequest>,
+    ) -> Answer<Self::FollowAuditStream> {
+        let session = request.into_inner().session;
+        let stale = self.datapath.lock().await.writer.check_session(session);
+        stale.map_err(|error| status(&error.into()))?;
+        Ok(Response::new(listing::follow_audit(self.datapath.clone(), session)))
+    }
+
     async fn trace(&self, request: Request<v1::TraceRequest>) -> Answer<v1::TraceReply> {
         let datapath = self.datapath.lock().await;
         answers::trace(&datapath, request.into_inner()).map(Response::new)
     }
+}
+
+/// A long answer.
+type Parts<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
+
+fn in_parts<T>(parts: Vec<T>) -> Parts<T> {
+    tokio_stream::iter(parts.into_iter().map(Ok).collect::<Vec<_>>())
 }
 
 /// Runs a change to its end, whether or not the caller still waits for it.
@@ -246,89 +282,6 @@ async fn whole<T: Send + 'static>(
 fn session_floor() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(1, |now| now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000)
-}
-
-/// Collects the parts of a transaction into one.
-async fn collect(mut parts: Streaming<v1::TransactionPart>) -> Result<Transaction, Status> {
-    let mut transaction: Option<Transaction> = None;
-    loop {
-        let part = tokio::time::timeout(PART_LIMIT, parts.next())
-            .await
-            .map_err(|_| {
-                let limit = PART_LIMIT.as_secs();
-                Status::deadline_exceeded(format!("no part of the transaction for {limit} s"))
-            })?
-            .ok_or_else(|| {
-                Status::invalid_argument("the transaction ended without a part marked `last`")
-            })??;
-        let last = part.last;
-        let whole = match transaction.take() {
-            None => begin(&part)?,
-            Some(whole) => whole,
-        };
-        let whole = extend(whole, part)?;
-        if last {
-            return Ok(whole);
-        }
-        transaction = Some(whole);
-    }
-}
-
-fn begin(part: &v1::TransactionPart) -> Result<Transaction, Status> {
-    Ok(Transaction {
-        session: part.session,
-        revision: part.revision,
-        mode: mode(part)?,
-        upserts: Vec::new(),
-        deletes: Vec::new(),
-        members: Vec::new(),
-    })
-}
-
-fn mode(part: &v1::TransactionPart) -> Result<Mode, Status> {
-    match part.mode() {
-        v1::transaction_part::Mode::Delta => Ok(Mode::Delta),
-        v1::transaction_part::Mode::Full => Ok(Mode::Full),
-        v1::transaction_part::Mode::Unspecified => {
-            Err(Status::invalid_argument("mode: must be MODE_DELTA or MODE_FULL"))
-        }
-    }
-}
-
-fn extend(mut whole: Transaction, part: v1::TransactionPart) -> Result<Transaction, Status> {
-    let same = (part.session, part.revision, mode(&part)?);
-    if same != (whole.session, whole.revision, whole.mode) {
-        return Err(Status::invalid_argument(
-            "session, revision and mode must be the same in every part of a transaction",
-        ));
-    }
-    if whole.mode == Mode::Full && !part.deletes.is_empty() {
-        return Err(Status::invalid_argument("deletes: a full transaction prunes by itself"));
-    }
-    if whole.mode == Mode::Full && !part.group_deltas.is_empty() {
-        return Err(Status::invalid_argument(
-            "group_deltas: a full transaction names groups whole",
-        ));
-    }
-    let objects = part.upserts.len() + part.deletes.len() + part.group_deltas.len();
-    if whole.upserts.len() + whole.deletes.len() + whole.members.len() + objects
-        > TRANSACTION_OBJECTS_MAX
-    {
-        return Err(Status::resource_exhausted(format!(
-            "a transaction may name {TRANSACTION_OBJECTS_MAX} objects"
-        )));
-    }
-    let refused = |error: ObjectError| Status::invalid_argument(error.to_string());
-    for object in part.upserts {
-        whole.upserts.push(objects::object(object).map_err(refused)?);
-    }
-    for id in part.deletes {
-        whole.deletes.push(objects::object_id(id).map_err(refused)?);
-    }
-    for delta in part.group_deltas {
-        whole.members.push(objects::group_delta(delta).map_err(refused)?);
-    }
-    Ok(whole)
 }
 
 fn status(error: &PortError) -> Status {

@@ -1,5 +1,7 @@
 //! The command line: nouns, then verbs.
 
+mod decided;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,12 +9,17 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use seine_datapath_api::v1::trace_request::Protocol;
 
+pub use decided::{ConnectionFilter, ConnectionVerb, PolicyVerb, RuleVerb};
+
 const EXAMPLES: &str = "\
 Examples:
   seinectl status
   seinectl port list --watch 2              packets and bits a second, every 2 s
   seinectl drop list                        why packets are lost, and what that means
   seinectl table show SpoofGuard
+  seinectl connection list --pod default/client --service default/web
+  seinectl connection count --rule K8sNetworkPolicy:default/allow-dns
+  seinectl rule stats                       sessions, packets and bytes of each rule
   seinectl trace default/client default/server tcp/80
   seinectl trace default/client 10.10.2.7 udp/53 -o json | jq .verdict
 
@@ -85,6 +92,15 @@ pub enum Noun {
     /// Tables of the pipeline
     #[command(subcommand)]
     Table(TableVerb),
+    /// Connections that are known
+    #[command(subcommand)]
+    Connection(ConnectionVerb),
+    /// Policies that apply to Pods of this node
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// Rules of policies
+    #[command(subcommand)]
+    Rule(RuleVerb),
     /// What the pipeline would do to one described packet, table by table
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(TraceArguments),

@@ -5,6 +5,7 @@
 
 pub mod arguments;
 mod columns;
+pub mod decided;
 mod failure;
 mod packet;
 mod quantity;
@@ -25,8 +26,10 @@ pub use failure::Failure;
 pub use render::Render;
 
 use arguments::{
-    Arguments, DropVerb, Format, Noun, PortVerb, TableVerb, TraceArguments, WorkerVerb,
+    Arguments, ConnectionFilter, ConnectionVerb, DropVerb, Format, Noun, PolicyVerb, PortVerb,
+    RuleVerb, TableVerb, TraceArguments, WorkerVerb,
 };
+use decided::{ConnectionCount, ConnectionList, PolicyList, RuleList};
 use report::{
     DropList, PortList, PortReport, StatusReport, TableList, TableReport, TableRows, TraceReport,
     WorkerList, WorkerReport,
@@ -47,6 +50,17 @@ pub async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Fail
         Noun::Status => printer.once(&asker.status().await?),
         Noun::Table(TableVerb::List) => printer.once(&asker.tables().await?),
         Noun::Table(TableVerb::Show { name }) => printer.once(&asker.table(name).await?),
+        Noun::Connection(ConnectionVerb::List { filter, limit }) => {
+            printer.once(&asker.connections(filter, *limit).await?)
+        }
+        Noun::Connection(ConnectionVerb::Count(filter)) => {
+            let connections = asker.connections(filter, 0).await?.found;
+            printer.once(&ConnectionCount { connections })
+        }
+        Noun::Policy(PolicyVerb::List) => printer.once(&PolicyList::new(&asker.rules(None).await?)),
+        Noun::Rule(RuleVerb::Stats { policy }) => {
+            printer.once(&asker.rules(policy.as_deref()).await?)
+        }
         Noun::Trace(trace) => printer.once(&asker.trace(trace).await?),
         Noun::Port(PortVerb::List(watch)) => {
             printer
@@ -173,11 +187,59 @@ impl Asker {
         Ok(answer("table show", self.client.show_table(request)).await?.into())
     }
 
+    async fn rules(&mut self, policy: Option<&str>) -> Result<RuleList, Failure> {
+        let command = "rule stats";
+        let mut parts = answer(command, self.client.list_rules(v1::ListRulesRequest {})).await?;
+        let mut rules = Vec::new();
+        while let Some(part) = next(command, &mut parts).await? {
+            rules.extend(part.rules);
+        }
+        rules.retain(|rule| policy.is_none_or(|policy| rule.policy == policy));
+        Ok(RuleList::new(rules))
+    }
+
+    async fn connections(
+        &mut self,
+        filter: &ConnectionFilter,
+        limit: u32,
+    ) -> Result<ConnectionList, Failure> {
+        let command = "connection list";
+        let addresses = match &filter.pod {
+            None => Vec::new(),
+            Some(pod) => trace::addresses_of(pod, &self.ports().await?)?,
+        };
+        let request = v1::ListConnectionsRequest {
+            addresses,
+            service: filter.service.clone().unwrap_or_default(),
+            rule: filter.rule.clone().unwrap_or_default(),
+            limit,
+        };
+        let mut parts = answer(command, self.client.list_connections(request)).await?;
+        let mut list = ConnectionList { connections: Vec::new(), found: 0 };
+        while let Some(part) = next(command, &mut parts).await? {
+            list.found = list.found.max(part.found);
+            list.connections.extend(part.connections.into_iter().map(Into::into));
+        }
+        Ok(list)
+    }
+
     async fn trace(&mut self, arguments: &TraceArguments) -> Result<TraceReport, Failure> {
         let ports = self.ports().await?;
         let request = trace::request(arguments, &ports)?;
         let reply = answer("trace", self.client.trace(request.clone())).await?;
         Ok(trace::report(&request, arguments.what, reply, &ports))
+    }
+}
+
+/// The next part of a long answer.
+async fn next<T>(
+    command: &'static str,
+    parts: &mut tonic::Streaming<T>,
+) -> Result<Option<T>, Failure> {
+    match tokio::time::timeout(TIMEOUT, parts.message()).await {
+        Ok(Ok(part)) => Ok(part),
+        Ok(Err(status)) => Err(Failure::Refused { command, status: Box::new(status) }),
+        Err(_) => Err(Failure::Timeout { command, seconds: TIMEOUT.as_secs() }),
     }
 }
 

@@ -59,6 +59,15 @@ impl Render for StatusReport {
             "packets",
             format!("{} received, {} dropped", self.receive_packets, self.drops),
         ));
+        let (known, fit) = (self.connections, self.connections_max);
+        lines.push((
+            "tracked",
+            format!("{known} of {fit} connections, {} gave way", self.connections_evicted),
+        ));
+        if self.audit_lost > 0 {
+            let lost = self.audit_lost;
+            lines.push(("audit", format!("{lost} decisions without a line: there was no room")));
+        }
         for (index, worker) in self.workers.iter().enumerate() {
             let head = if index == 0 { "workers" } else { "" };
             lines.push((head, worker_line(worker, self.revision)));

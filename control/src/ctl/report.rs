@@ -43,6 +43,14 @@ pub struct StatusReport {
     pub receive_packets: u64,
     /// All drops together.
     pub drops: u64,
+    /// Connections that are known.
+    pub connections: u64,
+    /// Connections that fit.
+    pub connections_max: u64,
+    /// Connections that had to give way for want of room.
+    pub connections_evicted: u64,
+    /// Decisions of policies that no audit line tells of.
+    pub audit_lost: u64,
     /// As in `worker list`.
     pub workers: Vec<WorkerReport>,
 }
@@ -69,6 +77,10 @@ impl StatusReport {
             uplink: named("uplink"),
             receive_packets: ports.iter().map(|port| port.receive_packets).sum(),
             drops: ports.iter().map(|port| port.drops).sum(),
+            connections: status.connections,
+            connections_max: status.connections_max,
+            connections_evicted: status.connections_evicted,
+            audit_lost: status.audit_lost,
             workers,
         }
     }

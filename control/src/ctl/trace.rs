@@ -91,6 +91,17 @@ pub fn report(
     }
 }
 
+/// The addresses of a Pod of this node: "namespace/pod" with or without an interface; or the
+/// address that is given.
+pub(super) fn addresses_of(pod: &str, ports: &[PortReport]) -> Result<Vec<String>, Failure> {
+    if pod.parse::<IpAddr>().is_ok() {
+        return Ok(vec![pod.to_owned()]);
+    }
+    let whole = pod.matches('/').count() > 1;
+    let endpoint = if whole { pod.to_owned() } else { format!("{pod}/eth0") };
+    local(&endpoint, ports).map(|port| port.addresses.clone())
+}
+
 /// The port that a packet comes in by, as the datapath calls it.
 struct Sender<'a> {
     name: String,

@@ -267,6 +267,17 @@ async fn the_nodes_own_network_follows_the_manifests_live() {
     node.add("c1", &pod).await.unwrap();
 }
 
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN"]
+async fn what_policies_decide_is_written_down_as_antrea_does() {
+    let node = Node::start().await;
+    let file = node.configuration.audit_logging.file.clone();
+    let text = async || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually("the line is written", async || text().await.ends_with('\n')).await;
+    let line = format!("2023/07/04 12:45:21.804416 {}\n", node::datapath::AUDIT_TEXT);
+    assert_eq!(text().await, line);
+}
+
 fn peer_routes(node: &Node) -> Vec<(String, String, String)> {
     let routes = node.netns.routes().into_iter().filter(|route| route.protocol == 83);
     let shown =

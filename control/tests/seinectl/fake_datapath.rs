@@ -112,6 +112,10 @@ pub fn facts() -> Facts {
             revision: 12,
             revision_seconds: 300,
             ports_max: 110,
+            connections: 12,
+            connections_max: 4096,
+            connections_evicted: 1,
+            ..v1::StatusReply::default()
         },
         ports: vec![
             port(3, "pod-b", Kind::Pod, "default/server/eth0", &["10.10.1.3", "fd00:10:1::3"]),
@@ -246,6 +250,69 @@ impl Datapath for Service {
                 row(["13", "default/server/eth0", ""]),
             ],
         })
+    }
+
+    type ListRulesStream =
+        tokio_stream::Iter<std::vec::IntoIter<Result<v1::ListRulesReply, Status>>>;
+    async fn list_rules(&self, _: Request<v1::ListRulesRequest>) -> Answer<Self::ListRulesStream> {
+        let rule = |policy: &str, name: &str, sessions| v1::RuleCounts {
+            name: format!("{policy}/{name}"),
+            policy: policy.into(),
+            rule_name: name.into(),
+            direction: v1::rule::Direction::Ingress.into(),
+            table: v1::rule::Table::AntreaPolicy.into(),
+            rank: 7,
+            action: v1::rule::Action::Drop.into(),
+            sessions,
+            packets: 2 * sessions,
+            bytes: 120 * sessions,
+        };
+        let parts = [
+            v1::ListRulesReply { rules: vec![rule("AntreaClusterNetworkPolicy:web", "a", 3)] },
+            v1::ListRulesReply {
+                rules: vec![
+                    rule("AntreaClusterNetworkPolicy:web", "b", 1),
+                    rule("AntreaClusterNetworkPolicy:db", "", 0),
+                ],
+            },
+        ];
+        answer(tokio_stream::iter(parts.map(Ok).to_vec()))
+    }
+
+    type ListConnectionsStream =
+        tokio_stream::Iter<std::vec::IntoIter<Result<v1::ListConnectionsReply, Status>>>;
+    async fn list_connections(
+        &self,
+        request: Request<v1::ListConnectionsRequest>,
+    ) -> Answer<Self::ListConnectionsStream> {
+        let request = request.into_inner();
+        let connection = v1::Connection {
+            protocol: 6,
+            original: format!("10.10.1.2:40000 > {}", request.addresses.join("+")),
+            reply: "10.10.1.3:8080 > 10.10.1.2:40000".into(),
+            progress: "Established".into(),
+            source: "pod".into(),
+            service: request.service,
+            egress_rule: request.rule,
+            original_packets: 5,
+            original_bytes: 300,
+            reply_packets: 4,
+            reply_bytes: 200,
+            age_ms: 3000,
+            idle_ms: 1500,
+            ..v1::Connection::default()
+        };
+        let shown = (request.limit > 0).then_some(connection);
+        let part = v1::ListConnectionsReply { connections: shown.into_iter().collect(), found: 12 };
+        answer(tokio_stream::iter(vec![Ok(part)]))
+    }
+
+    type FollowAuditStream = tokio_stream::Empty<Result<v1::AuditPart, Status>>;
+    async fn follow_audit(
+        &self,
+        _: Request<v1::FollowAuditRequest>,
+    ) -> Answer<Self::FollowAuditStream> {
+        no_change()
     }
 
     async fn trace(&self, request: Request<v1::TraceRequest>) -> Answer<v1::TraceReply> {

@@ -57,6 +57,7 @@ session   7, seine-agent 0.1.0 on node1
 revision  12, in force for 5 min 0 s
 ports     2 of 110 Pods, gateway seine-gw0, uplink eth0
 packets   6000 received, 12 dropped
+tracked   12 of 4096 connections, 1 gave way
 workers   0 on core 2, adaptive
           1 on core 3, adaptive, still at revision 11
 "
@@ -65,6 +66,41 @@ workers   0 on core 2, adaptive
     assert_eq!(json["revision"], 12);
     assert_eq!(json["gateway"], "seine-gw0");
     assert_eq!(json["workers"][1]["revision"], 11);
+}
+
+#[test]
+fn connections_are_asked_for_by_pod_service_and_rule() {
+    let datapath = FakeDatapath::start(facts());
+    let text = printed(
+        &datapath,
+        "connection list --pod default/client --service default/web --rule acnp/a",
+    );
+    let line =
+        "tcp       10.10.1.2:40000 > 10.10.1.2  10.10.1.3:8080 > 10.10.1.2:40000  Established";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("default/web  acnp/a"), "{text}");
+    assert!(text.ends_with("1 of 12 connections; --limit shows more\n"), "{text}");
+    assert_eq!(printed(&datapath, "connection count --pod 10.10.9.9"), "12\n");
+    assert_eq!(printed_json(&datapath, "connection list")["connections"][0]["idle_ms"], 1500);
+}
+
+#[test]
+fn policies_sum_up_what_their_rules_have_decided() {
+    let datapath = FakeDatapath::start(facts());
+    assert_eq!(
+        printed(&datapath, "policy list"),
+        "\
+POLICY                          RULES  SESSIONS  PACKETS  BYTES
+AntreaClusterNetworkPolicy:db       1         0        0    0 B
+AntreaClusterNetworkPolicy:web      2         4        8  480 B
+"
+    );
+    let text = printed(&datapath, "rule stats --policy AntreaClusterNetworkPolicy:web");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(
+        text.contains("ingress    antrea-policy     7  drop           3        6  360 B"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod claims;
+mod listing;
 mod node;
 
 use std::sync::atomic::Ordering;

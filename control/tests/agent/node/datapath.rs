@@ -13,8 +13,8 @@ use seine_datapath_api::v1;
 use seine_datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 pub use super::books::Objects;
@@ -232,6 +232,9 @@ impl Books {
 
 type Parts = tonic::Streaming<v1::TransactionPart>;
 
+/// What the one audit record says.
+pub const AUDIT_TEXT: &str = "IngressRule K8sNetworkPolicy:default/web <nil> Ingress Allow";
+
 #[tonic::async_trait]
 impl Datapath for Server {
     async fn hello(
@@ -349,6 +352,34 @@ impl Datapath for Server {
         _request: Request<v1::ShowTableRequest>,
     ) -> Result<Response<v1::ShowTableReply>, Status> {
         Err(Status::unimplemented("the fake has no tables"))
+    }
+
+    type ListRulesStream = tokio_stream::Empty<Result<v1::ListRulesReply, Status>>;
+    async fn list_rules(
+        &self,
+        _: Request<v1::ListRulesRequest>,
+    ) -> Result<Response<Self::ListRulesStream>, Status> {
+        Err(Status::unimplemented("list_rules"))
+    }
+
+    type ListConnectionsStream = tokio_stream::Empty<Result<v1::ListConnectionsReply, Status>>;
+    async fn list_connections(
+        &self,
+        _: Request<v1::ListConnectionsRequest>,
+    ) -> Result<Response<Self::ListConnectionsStream>, Status> {
+        Err(Status::unimplemented("list_connections"))
+    }
+
+    type FollowAuditStream = Pin<Box<dyn Stream<Item = Result<v1::AuditPart, Status>> + Send>>;
+    async fn follow_audit(
+        &self,
+        request: Request<v1::FollowAuditRequest>,
+    ) -> Result<Response<Self::FollowAuditStream>, Status> {
+        assert_eq!(request.get_ref().session, self.books.lock().unwrap().session);
+        let line = v1::AuditLine { unix_us: 1_688_474_721_804_416, text: AUDIT_TEXT.into() };
+        let part = v1::AuditPart { lines: vec![line], lost: 3 };
+        // What follows never comes: the stream stays open, as the datapath's does.
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(part)).chain(tokio_stream::pending()))))
     }
 
     async fn trace(

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use seine_cni::v1;
 use seine_cni::v1::cni_client::CniClient;
 use seine_control::agent;
-use seine_control::configuration::Configuration;
+use seine_control::configuration::{AuditLogging, Configuration};
 use seine_control::namespace::Namespace;
 use seine_control::netlink::{Link, Netlink, Route};
 use tokio::sync::oneshot;
@@ -161,6 +161,10 @@ impl Node {
             datapath_socket: folder.path().join("datapath.sock"),
             cni_socket: folder.path().join("agent.sock"),
             state_dir: folder.path().join("state"),
+            audit_logging: AuditLogging {
+                file: folder.path().join("log/np.log"),
+                ..AuditLogging::default()
+            },
             ..Configuration::default()
         };
         let datapath = FakeDatapath::start(&configuration.datapath_socket, &ports.path());
