@@ -1,7 +1,7 @@
 //! The atomics of what workers share; loom's own where it tries out every interleaving of them.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p seine-pipeline --lib --release -- every_interleaving`
-//! (with a target folder of its own, or everything is built anew each time).
+//! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p seine-pipeline --lib --
+//! every_interleaving` (with a target folder of its own, or everything is built anew each time).
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};

@@ -98,3 +98,46 @@ mod tests {
         assert_eq!([list.take(link), list.take(link), list.take(link)], [Some(1), Some(3), None]);
     }
 }
+
+#[cfg(all(test, loom))]
+mod interleavings {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn every_interleaving_of_two_workers_gives_a_record_to_one_at_a_time() {
+        loom::model(|| {
+            let words = || [AtomicU64::new(0), AtomicU64::new(0)];
+            let shared = Arc::new((FreeList::new(2), words(), words()));
+            // Both were used before, so both are on the stack.
+            let (list, links, _) = &*shared;
+            let taken = [0, 1].map(|_| list.take(|index| links.get(index as usize)).unwrap());
+            for index in taken {
+                list.give(index, &links[index as usize]);
+            }
+            let work = |shared: &(FreeList, [AtomicU64; 2], [AtomicU64; 2])| {
+                let (list, links, owners) = shared;
+                for _ in 0..2 {
+                    let Some(index) = list.take(|index| links.get(index as usize)) else {
+                        continue;
+                    };
+                    let index = index as usize;
+                    assert_eq!(owners[index].fetch_add(1, Ordering::Relaxed), 0);
+                    owners[index].fetch_sub(1, Ordering::Relaxed);
+                    list.give(index as u32, &links[index]);
+                }
+            };
+            let other = thread::spawn({
+                let shared = shared.clone();
+                move || work(&shared)
+            });
+            work(&shared);
+            other.join().unwrap();
+            let left = [0, 1, 2].map(|_| list.take(|index| links.get(index as usize)));
+            assert_eq!(left.iter().flatten().count(), 2, "none is lost, none is there twice");
+        });
+    }
+}
