@@ -18,6 +18,8 @@ thread_local! {
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
+mod service;
+
 struct Counting;
 
 // SAFETY: every call goes to the system's allocator as it came; counting touches a thread-local
@@ -43,7 +45,20 @@ static ALLOCATOR: Counting = Counting;
 fn no_packet_allocates_whatever_becomes_of_it() {
     for v6 in [false, true] {
         let mut node = if v6 { Node::over_ipv6(["a", "b"]) } else { Node::with_pods(["a", "b"]) };
+        let (web, nobody) = match v6 {
+            false => ("10.96.0.10", "10.96.0.11"),
+            true => ("fd00:96::10", "fd00:96::11"),
+        };
+        let words = ["web", "tcp", "80", "at", web, "affinity", "9", "to", "a:80", "remote:80"];
+        let services = [&words[..], &["nobody", "udp", "53", "at", nobody, "to"]];
+        node.apply(&services.map(|words| service::change(&node, words)));
         let probes = [
+            ("a", udp().from("a").to(nobody)),
+            ("a", tcp().from("a").to(web).port(80)),
+            ("a", tcp().from("a").to(web).port(80).source_port(40001)),
+            ("b", tcp().from("b").to(web).port(80)),
+            ("b", tcp().from("b").to(web).port(81)),
+            ("gateway", tcp().from("gateway").source("outside").to(web).port(80)),
             ("a", udp().from("a").to("b")),
             ("a", tcp().from("a").to("remote")),
             ("a", tcp().from("a").to("outside")),
