@@ -54,18 +54,20 @@ pub(super) fn inhabitants<'a>(
     }
     let is_ours = |address: &IpAddr| attached.ranges.iter().any(|range| range.contains(address));
     let settle = |pod: &'a Pod| {
-        let runs_here = attached.pods.contains_key(&pod.name);
         let own = own.get(&pod.name);
-        if pod.host_network || (!runs_here && own.is_none() && !pod.addresses.iter().any(is_ours)) {
+        let is_here = own.is_some() || attached.pods.contains_key(&pod.name);
+        if !is_here && (pod.host_network || !pod.addresses.iter().any(is_ours)) {
             return Cow::Borrowed(pod);
         }
         let mut pod = pod.clone();
-        if runs_here || own.is_some() {
+        if is_here {
             // What else the cluster tells of it is of an earlier life.
             if pod.node.as_deref() == Some(node) {
                 pod.addresses.clear();
             }
             pod.node = Some(node.to_owned());
+            // Something is attached, whatever it was meant to be.
+            pod.host_network = false;
         }
         pod.addresses.retain(|address| !is_ours(address));
         pod.addresses.extend(own.into_iter().flatten());
@@ -123,6 +125,15 @@ mod tests {
         let pods = inhabitants(&cluster, NODE, &attached);
         assert_eq!(addresses(&pods, "x/a"), ["10.0.9.1", "10.0.1.1"]);
         assert!(pods.iter().all(|pod| pod.node.as_deref() == Some(NODE)));
+    }
+
+    #[test]
+    fn what_is_attached_is_not_on_the_network_of_its_node() {
+        let mut cluster = cluster();
+        cluster.pods.get_mut(&pod_name("x/a")).unwrap().host_network = true;
+        let attached = attached(&[("10.0.1.1", "x/a")]);
+        let pods = inhabitants(&cluster, NODE, &attached);
+        assert!(pods.iter().all(|pod| !pod.host_network));
     }
 
     #[test]

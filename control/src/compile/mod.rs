@@ -10,6 +10,8 @@ mod pod_connectivity;
 mod population;
 mod rank;
 mod rule;
+#[cfg(test)]
+mod scale_tests;
 mod service;
 mod source;
 #[cfg(test)]
