@@ -15,9 +15,16 @@ use seine_pipeline::verdict::Outcome;
 
 const PORTS: [&str; 5] = ["a", "b", GATEWAY, UPLINK, HOST];
 
+/// More than any timeout.
+const FORGOTTEN_MS: u64 = 100_000_000;
+
 thread_local! {
-    static NODES: RefCell<[Node; 2]> =
-        RefCell::new([Node::with_pods(["a", "b"]), Node::over_ipv6(["a", "b"])]);
+    /// One to trace and its twin, over either family. They remember connections, so what one has
+    /// seen the other has to see, too.
+    static NODES: RefCell<[[Node; 2]; 2]> = RefCell::new([
+        [Node::with_pods(["a", "b"]), Node::with_pods(["a", "b"])],
+        [Node::over_ipv6(["a", "b"]), Node::over_ipv6(["a", "b"])],
+    ]);
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -31,10 +38,18 @@ fuzz_target!(|input: &[u8]| {
         frame => (Checksum::Complete, frame),
     };
     NODES.with_borrow_mut(|nodes| {
-        let node = &mut nodes[usize::from(choice >> 3 & 1)];
-        let fate = node.send_frame(ingress, frame, checksum);
-        assert_sound(node, ingress, &fate);
-        assert_eq!(without_trace(node, ingress, frame, checksum), fate);
+        let [node, twin] = &mut nodes[usize::from(choice >> 3 & 1)];
+        // The second time it belongs to a connection, if the first was let through.
+        for _ in 0..2 {
+            let fate = node.send_frame(ingress, frame, checksum);
+            assert_sound(node, ingress, &fate);
+            assert_eq!(without_trace(twin, ingress, frame, checksum), fate);
+            assert_eq!(node.connections(), twin.connections());
+        }
+        // Nothing is left of it for the next input, so that a crash can be seen again.
+        node.wait_ms(FORGOTTEN_MS);
+        twin.wait_ms(FORGOTTEN_MS);
+        assert!(node.connections().is_empty());
     });
 });
 

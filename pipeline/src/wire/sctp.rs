@@ -1,6 +1,6 @@
 //! SCTP (RFC 9260), as far as a switch needs it.
 
-use super::{crc32c, put};
+use super::{bytes_at, crc32c, put};
 
 /// Its protocol number.
 pub const PROTOCOL: u8 = 132;
@@ -16,6 +16,14 @@ pub const INIT_ACK: u8 = 2;
 pub const ABORT: u8 = 6;
 /// The type of the last chunk of one that is shut down.
 pub const SHUTDOWN_COMPLETE: u8 = 14;
+/// Sums a packet whose checksum is zero, as nobody has summed it yet.
+pub fn fill_in(packet: &mut [u8]) {
+    if bytes_at(packet, CHECKSUM_OFFSET) == Some([0; 4]) {
+        let sum = crc32c::checksum(&[packet]);
+        let _ = put(packet, CHECKSUM_OFFSET, &sum.to_le_bytes());
+    }
+}
+
 /// Bytes of an INIT chunk without parameters.
 pub const INIT_LEN: usize = 20;
 
@@ -38,7 +46,7 @@ impl InitRepr {
         put(bytes, LEN, &[INIT, 0, 0, INIT_LEN as u8])?;
         // Tag, window, one stream each way, first sequence number.
         put(bytes, LEN + 4, &[0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1])?;
-        let sum = crc32c::checksum(&[bytes]);
-        put(bytes, CHECKSUM_OFFSET, &sum.to_le_bytes())
+        fill_in(bytes);
+        Some(())
     }
 }
