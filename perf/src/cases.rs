@@ -15,6 +15,7 @@ pub mod manifest;
 mod opinion;
 pub mod play;
 pub mod report;
+mod resolve;
 pub mod segment;
 pub mod settle;
 pub mod stage;

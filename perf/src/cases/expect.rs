@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 
+use regex::Regex;
+use seine_datapath_api::v1::rule;
+
 use super::attempt::{Attempt, Seen};
-use super::expectation::{Expected, Matrix, Probe, Source, Target};
+use super::expectation::{Decision, Expected, Matrix, Probe, Source, Target};
 use super::file::{Cluster, Pod, Protocol, Step};
 use super::report::Fault;
+use super::resolve::Question;
 use super::stage::{Policies, Stage};
 use super::world::{Place, full_name};
 
@@ -15,11 +19,18 @@ pub fn look(stage: &mut Stage, cluster: &Cluster, step: &Step, faults: &mut Vec<
     for matrix in &step.matrices {
         look.matrix(matrix);
     }
-    for probe in &step.probes {
+    for (index, probe) in step.probes.iter().enumerate() {
         look.probe(probe);
+        look.audit(index);
+    }
+    for decision in &step.decisions {
+        look.decision(decision);
     }
     look.assertions
 }
+
+/// Longer than any connection is remembered.
+const DAY_MS: u64 = 10 * 24 * 3600 * 1000;
 
 struct Look<'a> {
     stage: &'a mut Stage,
@@ -31,6 +42,10 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn matrix(&mut self, matrix: &Matrix) {
+        for policies in [Policies::All, Policies::Egress, Policies::Ingress] {
+            // Connections of the matrix before are forgotten.
+            self.stage.world(policies).wait(DAY_MS);
+        }
         let rows = [
             (Policies::All, Some(&matrix.combined)),
             (Policies::Egress, matrix.egress.as_ref()),
@@ -40,9 +55,9 @@ impl Look<'_> {
             let Some(rows) = rows else { continue };
             for (i, from) in matrix.pods.iter().enumerate() {
                 for (j, to) in matrix.pods.iter().enumerate() {
-                    // What a Pod sends to itself never comes to a node. Of egress policies the
-                    // node would still be asked first, but not of ingress policies.
-                    if i == j && policies == Policies::Ingress {
+                    // What a Pod sends to itself never comes to a node: there is no packet that could
+                    // show what policies say of it. The naive evaluator is held against these.
+                    if i == j {
                         continue;
                     }
                     let Some(expected) = Matrix::expected(rows, i, j) else { continue };
@@ -69,7 +84,8 @@ impl Look<'_> {
     }
 
     fn probe(&mut self, probe: &Probe) {
-        match self.attempt_of(probe) {
+        let attempt = self.resolve(probe).and_then(|()| self.attempt_of(probe));
+        match attempt {
             Ok(attempt) => {
                 let (from, to) = (format!("{:?}", probe.from), format!("{:?}", probe.to));
                 self.check(Policies::All, attempt, probe.expect, &from, &to);
@@ -80,6 +96,96 @@ impl Look<'_> {
                 self.faults.push(Fault { expected, ..Fault::of_step(reason) });
             }
         }
+    }
+
+    /// Lets the client of a probe at a name ask for it first.
+    fn resolve(&mut self, probe: &Probe) -> Result<(), String> {
+        let (Target::Name { fqdn, dns_transport, .. }, Source::Pod { pod }) =
+            (&probe.to, &probe.from)
+        else {
+            return Ok(());
+        };
+        let client = self.cluster.pod(pod)?;
+        let known = self.step.dns.iter().find(|(name, _)| name.eq_ignore_ascii_case(fqdn));
+        let (_, addresses) = known.ok_or_else(|| format!("the zone does not know {fqdn}"))?;
+        let question = Question {
+            from: place(client),
+            source: client.ip,
+            source_port: self.stage.source_port(),
+            name: fqdn,
+            addresses,
+            transport: dns_transport.unwrap_or(Protocol::Udp),
+        };
+        question.ask(self.stage.world(Policies::All))
+    }
+
+    /// What the nodes have written down of the probe just made.
+    fn audit(&mut self, probe: usize) {
+        let lines = self.stage.world(Policies::All).audit();
+        for audit in self.step.audit.iter().filter(|audit| audit.probe == probe) {
+            self.assertions += 1;
+            let fault = match Regex::new(&audit.regex) {
+                Err(error) => Some(error.to_string()),
+                Ok(wanted) => {
+                    let of_node = lines.iter().filter(|(node, _)| *node == audit.node);
+                    let found = of_node.clone().any(|(_, line)| wanted.is_match(line));
+                    (!found).then(|| format!("{:?}", of_node.collect::<Vec<_>>()))
+                }
+            };
+            if let Some(got) = fault {
+                let expected = format!("{} writes {}", audit.node, audit.regex);
+                self.faults.push(Fault { expected, ..Fault::of_step(got) });
+            }
+        }
+    }
+
+    /// Which policy decides about the first matrix's traffic, by the rules that matched.
+    fn decision(&mut self, decision: &Decision) {
+        self.assertions += 1;
+        let ends = self
+            .cluster
+            .pod(&decision.from)
+            .and_then(|from| Ok((from, self.cluster.pod(&decision.to)?)));
+        let (Ok((from, to)), Some(matrix)) = (ends, self.step.matrices.first()) else { return };
+        let attempt = self.between(from, to, matrix.protocol, matrix.port);
+        let world = self.stage.world(Policies::All);
+        world.tell(true);
+        attempt.knock(world);
+        let deciders = world.deciders();
+        let told = world.told().join("; ");
+        world.tell(false);
+        let (action, policy) = self.decided(&deciders);
+        // Isolation is by all of Kubernetes' policies together, and bears no name.
+        let named = policy == decision.policy || action == "Isolate";
+        if action != decision.action || !named {
+            self.faults.push(Fault {
+                source: decision.from.clone(),
+                target: decision.to.clone(),
+                port: format!("{}/{}", matrix.protocol, matrix.port),
+                expected: format!("{} by {}", decision.action, decision.policy),
+                got: format!("{action} by {policy}"),
+                rule: told,
+                ..Fault::of_step(String::new())
+            });
+        }
+    }
+
+    /// The last rule that did more than to pass it on decides.
+    fn decided(&self, deciders: &[(String, String)]) -> (&'static str, String) {
+        let rules = deciders.iter().rev().filter_map(|(_, name)| self.stage.rule(name));
+        let deciding = rules.into_iter().find_map(|rule| {
+            let action = match rule.action() {
+                rule::Action::Allow => "Allow",
+                rule::Action::Drop => "Drop",
+                rule::Action::Reject => "Reject",
+                rule::Action::Isolate => "Isolate",
+                rule::Action::Pass | rule::Action::Unspecified => return None,
+            };
+            // "AntreaClusterNetworkPolicy:name", "K8sNetworkPolicy:namespace/name".
+            let policy = rule.policy.rsplit([':', '/']).next().unwrap_or_default();
+            Some((action, policy.to_owned()))
+        });
+        deciding.unwrap_or_else(|| ("<NONE>", "<NONE>".to_owned()))
     }
 
     fn attempt_of(&mut self, probe: &Probe) -> Result<Attempt, String> {
@@ -163,7 +269,7 @@ impl Look<'_> {
             Policies::Egress | Policies::Ingress => attempt.knock(world),
         };
         let seen = make(&attempt, world);
-        if holds(expected, &seen, attempt.source == attempt.destination) {
+        if holds(expected, &seen) {
             return;
         }
         // Once more, asking why: nothing is told where nobody asks.
@@ -184,13 +290,10 @@ impl Look<'_> {
     }
 }
 
-/// Whether what is seen is what is expected. A Pod does not reach itself by way of its node: there,
-/// what policy lets through ends at routing.
-fn holds(expected: Expected, seen: &Seen, itself: bool) -> bool {
-    use seine_pipeline::verdict::DropReason;
+/// Whether what is seen is what is expected.
+fn holds(expected: Expected, seen: &Seen) -> bool {
     match (expected, seen) {
         (Expected::Allow, Seen::Answer) | (Expected::Reject, Seen::Refusal) => true,
-        (Expected::Allow, Seen::Silence(DropReason::Hairpin)) => itself,
         (Expected::Drop, Seen::Silence(reason)) => is_policy(*reason),
         _ => false,
     }

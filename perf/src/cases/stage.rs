@@ -96,6 +96,17 @@ impl Stage {
         }
     }
 
+    /// What a rule does, and of which policy it is: looked up in what the nodes were sent.
+    pub fn rule(&self, name: &str) -> Option<&v1::Rule> {
+        let [all, ..] = &self.views;
+        let key = (v1::object_id::Kind::Rule, name.to_owned());
+        let found = all.sent.values().find_map(|objects| objects.get(&key))?;
+        match &found.kind {
+            Some(Kind::Rule(rule)) => Some(rule),
+            _ => None,
+        }
+    }
+
     /// A port that no connection of the last while came from.
     pub fn source_port(&mut self) -> u16 {
         self.source_port = if self.source_port >= 60000 { 40000 } else { self.source_port + 1 };

@@ -140,9 +140,36 @@ impl World {
         told
     }
 
+    /// The rules that matched since [`tell`], with the table that each is in.
+    ///
+    /// [`tell`]: World::tell
+    pub fn deciders(&self) -> Vec<(String, String)> {
+        let steps = self.traces.iter().flatten().flat_map(|(_, trace)| &trace.steps);
+        let named = steps.filter_map(|step| {
+            let (rule, _) = step.matched.split_once(" of ")?;
+            Some((step.table.name().to_owned(), rule.to_owned()))
+        });
+        named.filter(|(table, _)| table.ends_with("Rule")).collect()
+    }
+
     /// Lets time pass.
     pub fn wait(&mut self, milliseconds: u64) {
         self.now_ms += milliseconds;
+        for machine in &mut self.machines {
+            machine.expire(self.now_ms);
+        }
+    }
+
+    /// The lines of audit of each node since this was last asked, gathered denials among them.
+    pub fn audit(&mut self) -> Vec<(String, String)> {
+        const GATHERED_MS: u64 = 2000;
+        self.now_ms += GATHERED_MS;
+        let lines = self.machines.iter_mut().flat_map(|machine| {
+            let lines = machine.audit(self.now_ms);
+            let name = machine.name.clone();
+            lines.into_iter().map(move |line| (name.clone(), line))
+        });
+        lines.collect()
     }
 
     /// Sends what a Pod says, and follows it to where it comes out.

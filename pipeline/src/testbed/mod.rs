@@ -95,7 +95,7 @@ impl Fate {
 }
 
 /// Nothing learnt yet, in tables that are made quickly.
-fn learned() -> Learned {
+pub fn learned() -> Learned {
     let limits = ConnectionLimits {
         connections: CONNECTIONS,
         per_port: CONNECTIONS,

@@ -7,10 +7,14 @@ use seine_datapath::objects::{self, Desired, ObjectError};
 use seine_datapath_api::v1;
 use seine_pipeline::address::{Mac, PortId, PortKind};
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
+use seine_pipeline::audit::AuditLine;
+use seine_pipeline::connection::ConnectionTable;
 use seine_pipeline::learned::{Learned, WorkerMemory};
+use seine_pipeline::limits::ConnectionLimits;
 use seine_pipeline::packet::{Checksum, Packet};
 use seine_pipeline::run::{Context, run};
 use seine_pipeline::state::{Change, Object, Port, Refusal, State};
+use seine_pipeline::testbed;
 use seine_pipeline::trace::Trace;
 use seine_pipeline::verdict::Outcome;
 
@@ -66,7 +70,7 @@ impl Machine {
             name: name.to_owned(),
             state: State::new(1),
             adjacencies: AdjacencyTable::new(),
-            learned: Learned::new(1),
+            learned: Learned { connections: connections(), ..testbed::learned() },
             worker: WorkerMemory::new(),
             ports: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -147,6 +151,23 @@ impl Machine {
         Ok(id)
     }
 
+    /// Ends connections whose time is up.
+    pub fn expire(&mut self, now_ms: u64) {
+        const AT_ONCE: usize = 1024;
+        let worker = &mut self.worker.connections;
+        while self.learned.connections.expire(worker, now_ms, AT_ONCE, |_| {}) == AT_ONCE {}
+    }
+
+    /// The lines of audit since this was last asked.
+    pub fn audit(&mut self, now_ms: u64) -> Vec<String> {
+        let mut lines = Vec::new();
+        let state = &self.state;
+        self.worker.audit.drain(now_ms, |record| {
+            lines.extend(AuditLine::of(&record, state).map(|line| line.to_string()));
+        });
+        lines
+    }
+
     /// Runs one packet through the pipeline.
     pub fn receive(
         &mut self,
@@ -177,6 +198,18 @@ impl Machine {
         packet.complete_checksum();
         (outcome, packet.bytes().to_vec())
     }
+}
+
+/// Room for all connections of one step: a table as large as a node's takes longer to make than a
+/// step to play.
+fn connections() -> ConnectionTable {
+    const CONNECTIONS: u32 = 1 << 12;
+    let limits = ConnectionLimits {
+        connections: CONNECTIONS,
+        per_port: CONNECTIONS,
+        ..ConnectionLimits::default()
+    };
+    ConnectionTable::new(limits, 1)
 }
 
 /// The MAC address of a node's uplink.
