@@ -102,7 +102,9 @@ impl Compiler<'_> {
                     subjects => subjects,
                 };
                 match template(policy, place, direction, index, rule) {
-                    Ok(template) => {
+                    Ok(mut template) => {
+                        // Kubernetes' policies log where their namespace wants it.
+                        template.log |= place.is_none() && self.logs(&policy.name.namespace);
                         self.rule(&Draft { rule, subjects, direction, template });
                     }
                     Err(reason) => {
@@ -335,11 +337,12 @@ impl Compiler<'_> {
         services
     }
 
+    fn logs(&self, namespace: &str) -> bool {
+        let namespace = self.population.cluster.namespaces.get(namespace);
+        namespace.is_some_and(|namespace| namespace.log_policies)
+    }
+
     fn finish(mut self) -> Compiled {
-        let log = |namespace: &str| {
-            let namespace = self.population.cluster.namespaces.get(namespace);
-            namespace.is_some_and(|namespace| namespace.log_policies)
-        };
         for (direction, namespace, group) in &self.isolated {
             self.rules.push(v1::Rule {
                 name: format!("isolate/{namespace}/{}/{group}", word(*direction)),
@@ -349,7 +352,7 @@ impl Compiler<'_> {
                 rank: rank::ISOLATION,
                 action: v1::rule::Action::Isolate.into(),
                 applied_to_groups: vec![group.clone()],
-                log: log(namespace),
+                log: self.logs(namespace),
                 ..v1::Rule::default()
             });
         }

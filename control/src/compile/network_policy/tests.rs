@@ -265,6 +265,22 @@ fn a_policy_that_cannot_be_placed_is_named_and_the_others_stay_in_force() {
 }
 
 #[test]
+fn rules_of_kubernetes_log_where_their_namespace_wants_it() {
+    let allow = || vec![rule(RuleAction::Allow)];
+    let policies = vec![
+        network_policy("x", "", allow()),
+        acnp("a", "application", pods("x", ""), allow()),
+        network_policy("y", "", allow()),
+    ];
+    let mut cluster = with(cluster(), policies);
+    cluster.namespaces.get_mut("x").unwrap().log_policies = true;
+    let tables = tables(&cluster);
+    let logs = |name: &str| tables.rules.iter().any(|rule| rule.name == name && rule.log);
+    assert!(logs("knp/x/np/ingress/0") && logs("isolate/x/ingress/pods x/{}"));
+    assert!(!logs("knp/y/np/ingress/0") && !logs("acnp/a/ingress/0"));
+}
+
+#[test]
 fn what_the_last_tier_passes_passes() {
     let mut pass = acnp("last", "", pods("x", ""), vec![rule(RuleAction::Pass)]);
     pass.name.kind = PolicyKind::ClusterNetworkPolicy;
