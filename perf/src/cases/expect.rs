@@ -55,8 +55,8 @@ impl Look<'_> {
             let Some(rows) = rows else { continue };
             for (i, from) in matrix.pods.iter().enumerate() {
                 for (j, to) in matrix.pods.iter().enumerate() {
-                    // What a Pod sends to itself never comes to a node: there is no packet that could
-                    // show what policies say of it. The naive evaluator is held against these.
+                    // What a Pod sends to itself never comes to a node: no packet could show what
+                    // policies say of it. The naive evaluator is held against these.
                     if i == j {
                         continue;
                     }

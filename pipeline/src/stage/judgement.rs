@@ -133,8 +133,8 @@ impl Table for RuleJudge {
             context.note(format_args!("no Pod of this node sends it"));
             return Verdict::Goto(TableId::EgressMetric);
         }
-        // Kubernetes' policies cannot keep a Pod from itself; a rule of Antrea's can keep it from the
-        // Service by which it would reach itself.
+        // Kubernetes' policies cannot keep a Pod from itself; Antrea's can keep it from the Service
+        // by which it would reach itself.
         let kubernetes = egress && self.table == RuleTable::NetworkPolicy;
         if kubernetes && packet.facts.tuple.is_some_and(|tuple| tuple.source == tuple.destination) {
             context.note(format_args!("a Pod may always reach itself"));
