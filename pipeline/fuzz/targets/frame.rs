@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 use seine_pipeline::packet::{Checksum, Packet};
-use seine_pipeline::run::{Context, run};
+use seine_pipeline::run::run;
 use seine_pipeline::testbed::{Fate, GATEWAY, HEADROOM, HOST, Node, UPLINK, assert_sound};
 use seine_pipeline::verdict::Outcome;
 
