@@ -17,6 +17,7 @@ mod host;
 mod hostile;
 mod judged;
 mod live;
+mod modes;
 mod reach;
 mod restart;
 mod startup;
@@ -83,6 +84,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         live::CASES,
         hostile::CASES,
         host::CASES,
+        modes::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

@@ -76,7 +76,7 @@ impl Node {
             agent: None,
         };
         node.write("datapath.toml", &node.datapath_configuration())?;
-        node.write("agent.toml", &node.agent_configuration(manifests))?;
+        node.write("agent.toml", &node.agent_configuration(manifests, ""))?;
         Ok(node)
     }
 
@@ -118,14 +118,18 @@ impl Node {
         )
     }
 
-    fn agent_configuration(&self, manifests: &Path) -> String {
+    /// What the agent is configured with; `modes` are lines in addition to it.
+    pub fn agent_configuration(&self, manifests: &Path, modes: &str) -> String {
         let directory = self.directory.display();
         format!(
             "node_name = \"{}\"\n\
              manifests = \"{}\"\n\
              datapath_socket = \"{directory}/datapath.sock\"\n\
              cni_socket = \"{directory}/agent.sock\"\n\
-             state_dir = \"{directory}/state\"\n",
+             state_dir = \"{directory}/state\"\n\
+             {modes}\
+             [auditLogging]\n\
+             file = \"{directory}/np.log\"\n",
             self.name(),
             manifests.display(),
         )
