@@ -20,6 +20,7 @@ mod live;
 mod modes;
 mod reach;
 mod restart;
+mod service;
 mod startup;
 
 /// One test.
@@ -85,6 +86,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         hostile::CASES,
         host::CASES,
         modes::CASES,
+        service::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

@@ -68,7 +68,7 @@ fn own_leg(stage: &mut Stage) -> Outcome {
 }
 
 /// Somebody's rule on the node that hides outsiders behind the node's address.
-fn masquerade(source: IpAddr) -> String {
+pub(super) fn masquerade(source: IpAddr) -> String {
     let family = if source.is_ipv4() { "ip" } else { "ip6" };
     format!(
         "table {family} outsiders {{\n  chain postrouting {{\n    \
