@@ -31,7 +31,8 @@ fn service(endpoint: IpAddr) -> String {
         "apiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: web}}\n\
          spec:\n  type: NodePort\n  clusterIP: {CLUSTER_ADDRESS}\n  \
          clusterIPs: [{CLUSTER_ADDRESS}]\n  \
-         ports: [{{name: http, protocol: TCP, port: 80, targetPort: 8080, nodePort: {NODE_PORT}}}]\n\
+         ports: [{{name: http, protocol: TCP, port: 80, targetPort: 8080, \
+         nodePort: {NODE_PORT}}}]\n\
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
          metadata: {{namespace: default, name: web-1, \
          labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
