@@ -20,6 +20,9 @@ const ID: [u8; 2] = [0x12, 0x34];
 /// Push, which TCP sets with data.
 const PSH: u8 = 0x08;
 
+/// Puts bytes between two ports.
+type Wrap = fn((u16, u16), Vec<u8>) -> Message;
+
 /// A question that a Pod asks.
 pub(super) struct Question<'a> {
     /// Who asks.
@@ -43,7 +46,7 @@ impl Question<'_> {
         let server = if self.source.is_ipv4() { v4 } else { address::address(v4) };
         let question = self.question();
         let ports = (self.source_port, PORT);
-        let (ask, answer): (Message, fn((u16, u16), Vec<u8>) -> Message) = match self.transport {
+        let (ask, answer): (Message, Wrap) = match self.transport {
             Protocol::Tcp => {
                 self.connect(world, server)?;
                 (data(ports, framed(&question)), |ports, bytes| data(ports, framed(&bytes)))
