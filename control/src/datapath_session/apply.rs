@@ -47,8 +47,11 @@ impl Session {
             return false;
         };
         match rules {
-            0 => error!("{error}; it is left out"),
-            _ => error!("{error}; it is left out, and {rules} rules that name it"),
+            0 => error!("{error}; it is left out, or a rule that denies all stands in for it"),
+            _ => error!(
+                "{error}; it is left out, and so are {rules} rules that name it; those \
+                         that deny now deny everything to whom they apply"
+            ),
         }
         true
     }

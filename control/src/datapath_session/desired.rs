@@ -1,6 +1,10 @@
 //! What shall be in force: objects and ports, and what the datapath has refused of them.
+//!
+//! What is left out must not let anything pass that it denied. A rule that denies gives way to one
+//! that denies all of whom it applies to; where whom it applies to is itself at fault, nothing is
+//! left out, and what was in force stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seine_datapath_api::v1;
 
@@ -13,8 +17,16 @@ pub(super) struct Desired {
     pub(super) ports: BTreeSet<String>,
     /// Rises with every change that somebody makes.
     version: u64,
-    /// What the datapath did not take, as it was: it is not sent again before it changes.
-    refused: Objects,
+    /// What the datapath did not take: it is not sent again before it changes.
+    refused: BTreeMap<ObjectKey, Refused>,
+}
+
+/// An object that the datapath did not take.
+struct Refused {
+    /// As it was.
+    was: v1::Object,
+    /// What is in force in its place.
+    stand_in: Option<v1::Object>,
 }
 
 impl Desired {
@@ -47,14 +59,21 @@ impl Desired {
         let mut wanted: Objects =
             objects.into_iter().map(|object| (identify(&object), object)).collect();
         let known = self.refused.len();
-        self.refused.retain(|key, object| {
-            !kinds.contains(&key.0) || wanted.get(key).is_some_and(|wanted| wanted == object)
+        self.refused.retain(|key, refused| {
+            !kinds.contains(&key.0) || wanted.get(key).is_some_and(|wanted| *wanted == refused.was)
         });
         if self.refused.len() < known {
             // What depends on what has changed may be good now.
             self.refused.clear();
         }
-        wanted.retain(|key, _| !self.refused.contains_key(key));
+        wanted.retain(|key, object| match self.refused.get(key) {
+            None => true,
+            Some(Refused { stand_in: None, .. }) => false,
+            Some(Refused { stand_in: Some(stand_in), .. }) => {
+                *object = stand_in.clone();
+                true
+            }
+        });
         let (before, others) = std::mem::take(&mut self.objects)
             .into_iter()
             .partition(|(key, _)| kinds.contains(&key.0));
@@ -65,22 +84,61 @@ impl Desired {
         difference
     }
 
-    /// Takes an object out that the datapath does not take, and the rules that name it. Returns
-    /// how many those are; `None` where there is no such object.
+    /// Takes an object out that the datapath does not take, with the rules that a group's absence
+    /// would change. Returns how many those are; `None` where it cannot be left out.
     pub(super) fn refuse(&mut self, key: &ObjectKey, difference: &mut Difference) -> Option<usize> {
-        if !self.objects.contains_key(key) {
-            return None;
+        let mut gone = vec![(key.clone(), self.objects.get(key)?.clone())];
+        // A Service that is not there sends nobody anywhere, so rules that name it may stay.
+        if key.0 == v1::object_id::Kind::Group {
+            let naming = self.objects.iter().filter(|(_, object)| names(object, key));
+            gone.extend(naming.map(|(key, object)| (key.clone(), object.clone())));
         }
-        let naming = self.objects.iter().filter(|(_, object)| names(object, key));
-        let naming: Vec<ObjectKey> = naming.map(|(key, _)| key.clone()).collect();
-        for gone in naming.iter().chain([key]) {
-            if let Some(object) = self.objects.remove(gone) {
-                self.refused.insert(gone.clone(), object);
+        let stand_ins: Option<Vec<Option<v1::Object>>> =
+            gone.iter().map(|(_, object)| stand_in(object, key)).collect();
+        let rules = gone.len() - 1;
+        for ((key, was), stand_in) in gone.into_iter().zip(stand_ins?) {
+            match &stand_in {
+                None => {
+                    self.objects.remove(&key);
+                    difference.delete(key.clone());
+                }
+                Some(object) => {
+                    self.objects.insert(key.clone(), object.clone());
+                    difference.put(object.clone());
+                }
             }
-            difference.delete(gone.clone());
+            // Of a stand-in that is refused as well, what was meant counts.
+            let was = self.refused.remove(&key).map_or(was, |refused| refused.was);
+            self.refused.insert(key, Refused { was, stand_in });
         }
-        Some(naming.len())
+        Some(rules)
     }
+}
+
+/// What takes the place of an object that is left out because `refused` is: for a rule that denies,
+/// or keeps others from allowing, one that denies everything to whom it applies. `None` where that
+/// cannot be told.
+fn stand_in(object: &v1::Object, refused: &ObjectKey) -> Option<Option<v1::Object>> {
+    let Some(v1::object::Kind::Rule(rule)) = &object.kind else { return Some(None) };
+    let action = match rule.action() {
+        v1::rule::Action::Allow | v1::rule::Action::Unspecified => return Some(None),
+        v1::rule::Action::Isolate => v1::rule::Action::Isolate,
+        v1::rule::Action::Drop | v1::rule::Action::Reject | v1::rule::Action::Pass => {
+            v1::rule::Action::Drop
+        }
+    };
+    let is_group = refused.0 == v1::object_id::Kind::Group;
+    let whole = v1::Rule {
+        action: action.into(),
+        peer_groups: Vec::new(),
+        peer_services: Vec::new(),
+        traffic: Vec::new(),
+        ..rule.clone()
+    };
+    if whole == *rule || is_group && rule.applied_to_groups.contains(&refused.1) {
+        return None;
+    }
+    Some(Some(v1::Object { kind: Some(v1::object::Kind::Rule(whole)) }))
 }
 
 #[cfg(test)]
@@ -118,6 +176,41 @@ mod tests {
         assert_eq!(desired.objects().len(), 1);
         let changes = desired.replace(&kinds, all(&["good"])).into_changes();
         assert_eq!(changes.upserts, [group(&["good"]), rule("names", &["g"])]);
+    }
+
+    fn denying(peer_groups: &[&str]) -> v1::Object {
+        let Some(v1::object::Kind::Rule(rule)) = rule("deny", peer_groups).kind else { panic!() };
+        let applied_to_groups = vec!["to".to_owned()];
+        let rule = v1::Rule { action: v1::rule::Action::Drop.into(), applied_to_groups, ..rule };
+        v1::Object { kind: Some(v1::object::Kind::Rule(rule)) }
+    }
+
+    #[test]
+    fn a_rule_that_denies_gives_way_to_one_that_denies_everything() {
+        let kinds = [Kind::Group, Kind::Rule];
+        let all = || vec![group(&["bad"]), denying(&["g"])];
+        for refused in [(Kind::Group, "g".to_owned()), (Kind::Rule, "deny".to_owned())] {
+            let mut desired = Desired::default();
+            let mut difference = desired.replace(&kinds, all());
+            assert!(desired.refuse(&refused, &mut difference).is_some());
+            assert!(difference.into_changes().upserts.contains(&denying(&[])));
+            // It stays when the same is desired again.
+            assert!(desired.replace(&kinds, all()).is_empty());
+            assert!(desired.objects().values().any(|object| *object == denying(&[])));
+        }
+    }
+
+    #[test]
+    fn a_group_or_rule_without_which_it_is_unknown_who_is_denied_is_not_left_out() {
+        let mut desired = Desired::default();
+        let mut difference = desired.replace(&[Kind::Rule], vec![denying(&[])]);
+        let rule = (Kind::Rule, "deny".to_owned());
+        assert_eq!(desired.refuse(&rule, &mut difference), None);
+        let to = v1::Group { name: "to".to_owned(), ..v1::Group::default() };
+        let to = v1::Object { kind: Some(v1::object::Kind::Group(to)) };
+        difference = desired.replace(&[Kind::Group], vec![to]);
+        assert_eq!(desired.refuse(&(Kind::Group, "to".to_owned()), &mut difference), None);
+        assert_eq!(desired.objects().len(), 2);
     }
 
     #[test]
