@@ -13,6 +13,7 @@ use crate::failure::{Failure, Outcome};
 use crate::manifest::{Manifests, NodeManifest, PodManifest};
 
 mod attachment;
+mod denial;
 mod host;
 mod hostile;
 mod judged;
@@ -87,6 +88,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         host::CASES,
         modes::CASES,
         service::CASES,
+        denial::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

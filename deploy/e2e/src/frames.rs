@@ -18,6 +18,7 @@ const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const VLAN: u16 = 0x8100;
 const IPV6: u16 = 0x86dd;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
@@ -86,6 +87,25 @@ pub fn udp_with(
     let sum = transport_checksum(source.0, destination.0, UDP, &datagram);
     datagram[6..8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
     ip(to, from, source.0, destination.0, UDP, 64, &datagram)
+}
+
+/// A TCP segment that opens a connection, with the marker as data, checksums right.
+pub fn syn(
+    to: Mac,
+    from: Mac,
+    source: (IpAddr, u16),
+    destination: (IpAddr, u16),
+    marker: Marker,
+) -> Vec<u8> {
+    let mut segment = Vec::new();
+    segment.extend(source.1.to_be_bytes());
+    segment.extend(destination.1.to_be_bytes());
+    // Sequence and acknowledgement, five words of header, SYN, the window.
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(marker.0);
+    let sum = transport_checksum(source.0, destination.0, TCP, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    ip(to, from, source.0, destination.0, TCP, 64, &segment)
 }
 
 /// An ARP packet: operation 1 asks, 2 answers. The marker follows as trailing bytes.
@@ -211,6 +231,14 @@ mod tests {
         assert_eq!(fold(add(0, &frame[14..34])), 0);
         assert_eq!(transport_checksum(source, destination, UDP, &frame[34..58]), 0);
         assert!(Marker::new(1).is_in(&frame) && !Marker::new(2).is_in(&frame));
+    }
+
+    #[test]
+    fn a_syn_sums_to_nothing() {
+        let (source, destination) = ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap());
+        let frame = syn(A, B, (source, 1), (destination, 2), Marker::new(1));
+        assert_eq!(transport_checksum(source, destination, TCP, &frame[54..]), 0);
+        assert!(Marker::new(1).is_in(&frame));
     }
 
     #[test]

@@ -100,7 +100,7 @@ fn field(cluster: &Cluster) -> Outcome<Field> {
 }
 
 /// The gateway as a Pod knows it: by its default route, and by asking for its MAC.
-fn gateway(pod: &Pod) -> Outcome<(frames::Mac, Ipv4Addr)> {
+pub(super) fn gateway(pod: &Pod) -> Outcome<(frames::Mac, Ipv4Addr)> {
     let unmet = |what: &str, text: &str| Failure::Unmet(format!("no {what} in `{text}`"));
     let route = pod.namespace.ip("-4 route show default")?;
     let mut words = route.split_whitespace().skip_while(|word| *word != "via").skip(1);

@@ -54,7 +54,7 @@ spec:
     - {name: nobody, action: Drop, enableLogging: true}
 ";
 
-fn install(cluster: &Cluster, name: &str, text: &str) -> Outcome {
+pub(super) fn install(cluster: &Cluster, name: &str, text: &str) -> Outcome {
     let (path, part) = (cluster.manifests.join(name), cluster.manifests.join(".part"));
     fs::write(&part, text).map_err(Failure::io("write", &part))?;
     fs::rename(&part, &path).map_err(Failure::io("write", &path))
