@@ -14,6 +14,7 @@ use crate::manifest::{Manifests, NodeManifest, PodManifest};
 
 mod attachment;
 mod denial;
+mod exposed;
 mod host;
 mod hostile;
 mod judged;
@@ -88,6 +89,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         host::CASES,
         modes::CASES,
         service::CASES,
+        exposed::CASES,
         denial::CASES,
         restart::CASES,
         startup::CASES,

@@ -61,7 +61,7 @@ pub(super) fn install(cluster: &Cluster, name: &str, text: &str) -> Outcome {
 }
 
 /// Whom the server sees as its client, when somebody connects to `target`.
-fn seen(
+pub(super) fn seen(
     from: &Namespace,
     to: &Namespace,
     own: IpAddr,
