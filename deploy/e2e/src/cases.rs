@@ -14,6 +14,7 @@ use crate::manifest::{Manifests, NodeManifest, PodManifest};
 
 mod attachment;
 mod denial;
+mod endpoint;
 mod exposed;
 mod host;
 mod hostile;
@@ -90,6 +91,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         modes::CASES,
         service::CASES,
         exposed::CASES,
+        endpoint::CASES,
         denial::CASES,
         restart::CASES,
         startup::CASES,

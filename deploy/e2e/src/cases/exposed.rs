@@ -28,8 +28,8 @@ const PODS: &[(&str, u8)] = &[("a", 1), ("b", 1), ("c", 2), ("d", 2)];
 const NODE_PORT: u16 = 30081;
 
 /// Constants of a family.
-struct Addresses {
-    cluster: &'static str,
+pub(super) struct Addresses {
+    pub(super) cluster: &'static str,
     external: &'static str,
     /// The host outside on the segment.
     router: &'static str,
@@ -38,7 +38,7 @@ struct Addresses {
     kind: &'static str,
 }
 
-fn addresses(family: Family) -> Addresses {
+pub(super) fn addresses(family: Family) -> Addresses {
     match family {
         Family::V4 => Addresses {
             cluster: "10.96.0.20",
@@ -57,12 +57,12 @@ fn addresses(family: Family) -> Addresses {
     }
 }
 
-fn parsed(text: &str) -> IpAddr {
+pub(super) fn parsed(text: &str) -> IpAddr {
     text.parse().expect("a constant of this file")
 }
 
 /// A Service of type LoadBalancer of both families, whose endpoints are these Pods.
-fn service(cluster: &Cluster, policy: &str, endpoints: &[&str]) -> Outcome<String> {
+pub(super) fn service(cluster: &Cluster, policy: &str, endpoints: &[&str]) -> Outcome<String> {
     let [v4, v6] = Family::BOTH.map(addresses);
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: shop}}\n\

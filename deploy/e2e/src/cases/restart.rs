@@ -165,9 +165,10 @@ fn uplink(stage: &mut Stage) -> Outcome {
     Session::open(&cluster.underlay.outside, &node, address)?.speak("in a new session")
 }
 
-struct Session {
-    client: TcpStream,
-    server: TcpStream,
+/// A connection of which we hold both ends.
+pub(super) struct Session {
+    pub(super) client: TcpStream,
+    pub(super) server: TcpStream,
 }
 
 impl Session {
@@ -184,7 +185,8 @@ impl Session {
         Ok(Session { client, server })
     }
 
-    fn speak(&mut self, when: &str) -> Outcome {
+    /// Bytes there and back.
+    pub(super) fn speak(&mut self, when: &str) -> Outcome {
         let mut exchange = || -> std::io::Result<()> {
             let mut bytes = [0; 4000];
             self.client.write_all(&[1; 4000])?;
