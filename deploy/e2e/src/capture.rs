@@ -31,13 +31,21 @@ pub struct Judgement {
 const FAULTS: &str = "_ws.malformed || _ws.expert.group == \"Malformed\" || \
                       _ws.expert.group == \"Protocol\" || _ws.expert.group == \"Checksum\"";
 
-/// What lies above TCP and UDP is random bytes to or from random ports, some of which tshark
-/// knows by protocols that those bytes are not.
-const PAYLOADS: [&str; 4] = [
-    "tcp.port==1-65535,data",
-    "udp.port==1-6080,data",
-    "udp.port==6081,geneve",
-    "udp.port==6082-65535,data",
+/// What a capture holds. All else that tshark knows is switched off: above TCP and UDP are random
+/// bytes to and from random ports, some of which it would take for protocols that they are not.
+const PROTOCOLS: [&str; 12] = [
+    "frame",
+    "eth",
+    "ethertype",
+    "ip",
+    "ipv6",
+    "udp",
+    "tcp",
+    "icmp",
+    "icmpv6",
+    "arp",
+    "geneve",
+    "data",
 ];
 
 impl Capture {
@@ -99,8 +107,10 @@ impl Capture {
         for check in ["ip", "tcp", "udp"] {
             command.args(["-o", &format!("{check}.check_checksum:TRUE")]);
         }
-        for payload in PAYLOADS {
-            command.args(["-d", payload]);
+        let known = output(Command::new("tshark").args(["-G", "protocols"]))?;
+        let names = known.lines().filter_map(|line| line.split('\t').nth(2));
+        for name in names.filter(|name| !PROTOCOLS.contains(name) && !name.starts_with("_ws")) {
+            command.args(["--disable-protocol", name]);
         }
         output(command.args(words))
     }
