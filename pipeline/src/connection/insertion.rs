@@ -157,8 +157,8 @@ impl ConnectionTable {
         self.evict_one_of(places.filter_map(Place::index), account, now_ms, worker)
     }
 
-    /// Ends the unanswered connection that was silent for longest among these, of this account if
-    /// one is given.
+    /// Ends the connection that was silent for longest among those of these that may give way, of
+    /// this account if one is given.
     fn evict_one_of(
         &self,
         records: impl Iterator<Item = u32>,
@@ -170,13 +170,13 @@ impl ConnectionTable {
         if worker.evicted.len() == worker.evicted.capacity() {
             return false;
         }
-        let unanswered = records.filter_map(|index| {
+        let candidates = records.filter_map(|index| {
             let record = self.record(index)?;
             let number = record.living()?;
             let charged = account.is_none_or(|account| record.account() == account);
-            (charged && record.progress().is_unanswered()).then_some((record, number))
+            (charged && record.progress().may_give_way()).then_some((record, number))
         });
-        let chosen = unanswered.max_by_key(|(record, _)| record.idle_ms(now_ms));
+        let chosen = candidates.max_by_key(|(record, _)| record.idle_ms(now_ms));
         let Some(ended) = chosen.and_then(|(record, number)| self.end(&record, number)) else {
             return false;
         };

@@ -160,6 +160,8 @@ impl Progress {
             _ => self,
         };
         match (signal, direction) {
+            // Nobody but who began was heard of: that is judged as before, not under way.
+            (Signal::Abort, Direction::Original) if self.is_unanswered() => Step::To(self),
             (Signal::Abort, _) => Step::To(Progress::Closed),
             (Signal::Data | Signal::Init, _) => Step::To(next),
             (Signal::InitAck, Direction::Reply) => Step::To(next),
@@ -172,6 +174,8 @@ impl Progress {
         use Direction::{Original, Reply};
         use Progress::{CloseWait, Closed, Established, FinWait, Midstream, SynReceived, SynSent};
         let next = match (self, signal, direction) {
+            // Nobody but who began was heard of: that is judged as before, not under way.
+            (SynSent | Midstream, Signal::Rst, Original) => self,
             (_, Signal::Rst, _) => Closed,
             // Both sides open at once (RFC 9293 section 3.5), or the other side answers.
             (SynSent, Signal::SynAck | Signal::Syn, Reply) => SynReceived,
@@ -201,9 +205,14 @@ impl Progress {
         Step::To(next)
     }
 
-    /// Whether the other side has not been heard of: such connections give way where room is short.
+    /// Whether the other side has not been heard of.
     pub const fn is_unanswered(self) -> bool {
         matches!(self, Progress::SynSent | Progress::Unanswered | Progress::Midstream)
+    }
+
+    /// Whether it gives way where room is short: nobody has answered, or it is over.
+    pub const fn may_give_way(self) -> bool {
+        self.is_unanswered() || matches!(self, Progress::Closed)
     }
 
     /// How long a connection of this IP protocol may be silent here before it is forgotten.
@@ -306,10 +315,15 @@ mod tests {
     }
 
     #[test]
-    fn a_rst_ends_a_connection_wherever_it_is() {
-        for at in [SynSent, SynReceived, Established, FinWait, CloseWait, Midstream, Closed] {
+    fn a_rst_ends_a_connection_but_for_that_of_a_sender_whom_nobody_has_answered() {
+        for at in [SynReceived, Established, FinWait, CloseWait, Closed] {
             assert_eq!(at.step(Rst, Original), Step::To(Closed));
             assert_eq!(at.step(Rst, Reply), Step::To(Closed));
+        }
+        for at in [SynSent, Midstream] {
+            assert_eq!(at.step(Rst, Original), Step::To(at));
+            assert_eq!(at.step(Rst, Reply), Step::To(Closed));
+            assert!(at.may_give_way() && Closed.may_give_way() && !Established.may_give_way());
         }
     }
 

@@ -110,10 +110,7 @@ impl ConntrackCommit {
         let mut given_way = false;
         for key in [&new.original, &new.reply] as [&FlowKey; 2] {
             let found = connections.find(key);
-            let over = found.filter(|it| {
-                let at = it.connection.progress;
-                at == Progress::Closed || at.is_unanswered()
-            });
+            let over = found.filter(|it| it.connection.progress.may_give_way());
             given_way |= over.is_some_and(|it| forget(context, it.id));
         }
         given_way

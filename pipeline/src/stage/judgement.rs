@@ -17,7 +17,6 @@ use crate::tally::RuleCounts;
 use crate::translate;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::bytes_at;
-use crate::wire::ipv6::Fragment;
 
 /// Holds a packet that opens a connection against one table of rules.
 pub struct RuleJudge {
@@ -112,9 +111,9 @@ fn flow(packet: &Packet<'_>) -> Result<Flow, DropReason> {
     let (ip, tuple) = (packet.ip()?, packet.facts.tuple.ok_or(DropReason::Malformed)?);
     let message = ip.icmp_type(packet.payload());
     let icmp = message.and_then(|_| bytes_at::<2>(packet.payload(), ip.upper));
-    // Of ICMP queries a tuple holds the identifier, where others have ports.
-    let (source_port, destination_port) = match tuple.has_ports() && ip.fragment != Fragment::Later
-    {
+    // Of ICMP queries a tuple holds the identifier, where others have ports. A later fragment has
+    // those of its first.
+    let (source_port, destination_port) = match tuple.has_ports() {
         true => (tuple.source_port, tuple.destination_port),
         false => (0, 0),
     };
