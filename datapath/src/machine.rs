@@ -1,4 +1,4 @@
-//! What a worker asks of processor and kernel beside its ports: cycles, and sleep.
+//! What a worker asks of processor and kernel beside its ports: cycles, cache lines, and sleep.
 //!
 //! Sleep is level-triggered on purpose: a frame that arrived before the worker went to sleep makes
 //! the wait return at once, so there is no moment in which a wake can be lost.
@@ -28,6 +28,19 @@ pub fn cycles() -> u64 {
         static START: OnceLock<Instant> = OnceLock::new();
         START.get_or_init(Instant::now).elapsed().as_nanos() as u64
     }
+}
+
+/// Has the processor bring the cache line that `value` begins in, to be read and written soon.
+#[inline]
+pub fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch neither faults nor changes memory, and this address is valid anyway.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 /// Milliseconds since the machine started, time asleep included.

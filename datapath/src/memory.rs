@@ -33,18 +33,40 @@ pub enum Pages {
     Ordinary,
 }
 
+/// What a mapping should be made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// Huge pages, if they can be had.
+    Huge,
+    /// Pages of 4 KiB, whatever there is.
+    Small,
+}
+
 /// Maps so many cache lines of zeros, for the life of the process.
 pub fn map(lines: usize) -> Result<(&'static [Line], Pages), MapError> {
+    map_in(lines, Wanted::Huge)
+}
+
+/// As [`map`], in such pages: for measurements.
+pub fn map_in(lines: usize, wanted: Wanted) -> Result<(&'static [Line], Pages), MapError> {
     let bytes = (lines.max(1) * size_of::<Line>()).next_multiple_of(HUGE_PAGE_BYTES);
     let refused = |source| MapError { bytes, source };
-    let (base, pages) = match anonymous(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB) {
-        Ok(base) => (base, Pages::Reserved),
-        Err(_) => (anonymous(bytes, 0).map_err(refused)?, Pages::Ordinary),
+    let reserved = match wanted {
+        Wanted::Huge => anonymous(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).ok(),
+        Wanted::Small => None,
+    };
+    let (base, pages) = match reserved {
+        Some(base) => (base, Pages::Reserved),
+        None => (anonymous(bytes, 0).map_err(refused)?, Pages::Ordinary),
     };
     if pages == Pages::Ordinary {
+        let advice = match wanted {
+            Wanted::Huge => libc::MADV_HUGEPAGE,
+            Wanted::Small => libc::MADV_NOHUGEPAGE,
+        };
         // SAFETY: the range is the mapping made above. It changes how pages are found, not what is
         // in them; a kernel without huge pages refuses, and then they stay as they are.
-        unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(base.as_ptr().cast(), bytes, advice) };
     }
     // SAFETY: the mapping is page-aligned, at least `lines` lines long, readable and writable,
     // never unmapped, and known to nobody else; zero is a valid value of every atomic word.

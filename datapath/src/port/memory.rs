@@ -2,16 +2,19 @@
 //!
 //! The other end of the wire is a [`MemoryWire`], one a queue. Frames pass through uncopied, with
 //! their [`Checksum`] fact, so a benchmark measures the worker and not a copy. The rings are
-//! bounded as a device's are: what finds no room stays with its sender.
+//! bounded as a device's are: what finds no room stays with its sender. They cost a few cycles a
+//! packet and lock nothing.
+
+mod ring;
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use seine_pipeline::packet::Checksum;
 
+use self::ring::{Consumer, Producer, ring};
 use super::{Queue, QueueStats};
 use crate::frame::{Batch, Frame, FrameCache, Region};
 
@@ -26,6 +29,9 @@ pub struct MemoryOptions {
     pub partial_checksum: bool,
     /// Bytes of the longest frame that `transmit` takes, Ethernet header included.
     pub frame_bytes_max: usize,
+    /// Whether a worker at rest is woken. Costs a locked instruction a packet, and system calls
+    /// whenever the ring runs empty: a benchmark's workers spin instead.
+    pub wakes: bool,
 }
 
 impl Default for MemoryOptions {
@@ -35,6 +41,7 @@ impl Default for MemoryOptions {
             ring_frames: 1024,
             partial_checksum: true,
             frame_bytes_max: usize::MAX,
+            wakes: true,
         }
     }
 }
@@ -47,27 +54,28 @@ pub fn open(region: &'static Region, options: MemoryOptions) -> std::io::Result<
     let mut queues: Vec<Box<dyn Queue>> = Vec::new();
     let mut wires = Vec::new();
     for _ in 0..options.queues {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let link = Arc::new(Link {
-            region,
-            to_queue: ArrayQueue::new(options.ring_frames.max(1)),
-            from_queue: ArrayQueue::new(options.ring_frames.max(1)),
-            wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+            wake: options.wakes.then(|| EventFd::from_flags(flags)).transpose()?,
             awake: AtomicBool::new(false),
             lost: AtomicU64::new(0),
         });
-        let wire = MemoryWire { link: Arc::clone(&link), frames: FrameCache::new(region) };
-        queues.push(Box::new(MemoryQueue { link, options, refused: 0 }));
-        wires.push(wire);
+        let (inward, receiving) = ring(region, options.ring_frames);
+        let (sending, outward) = ring(region, options.ring_frames);
+        wires.push(MemoryWire {
+            link: Arc::clone(&link),
+            sending: inward,
+            receiving: outward,
+            frames: FrameCache::new(region),
+        });
+        queues.push(Box::new(MemoryQueue { link, receiving, sending, options, refused: 0 }));
     }
     Ok((queues, wires))
 }
 
-/// What a queue and its wire share.
+/// What a queue and its wire share beside the rings.
 struct Link {
-    region: &'static Region,
-    to_queue: ArrayQueue<Frame>,
-    from_queue: ArrayQueue<Frame>,
-    wake: EventFd,
+    wake: Option<EventFd>,
     /// Whether `wake` was written since the queue last found its ring empty.
     awake: AtomicBool,
     /// Packets injected that found the ring full.
@@ -75,66 +83,54 @@ struct Link {
 }
 
 impl Link {
-    fn push(&self, frame: Frame) -> Result<(), Frame> {
-        self.to_queue.push(frame).inspect_err(|_| {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        })?;
-        if !self.awake.swap(true, Ordering::SeqCst) {
+    /// The queue's ring has something in it now.
+    fn rouse(&self) {
+        if let Some(wake) = &self.wake
+            && !self.awake.swap(true, Ordering::SeqCst)
+        {
             // Fails only when the counter is full, and then it is readable already.
-            let _ = self.wake.write(1);
+            let _ = wake.write(1);
         }
-        Ok(())
     }
 
-    fn pop(&self) -> Option<Frame> {
-        if let Some(frame) = self.to_queue.pop() {
-            return Some(frame);
-        }
-        if self.awake.swap(false, Ordering::SeqCst) {
+    /// The queue found its ring empty. Says whether it has to look once more: what was put
+    /// between the look and the swap did not write.
+    fn settle(&self) -> bool {
+        let Some(wake) = &self.wake else { return false };
+        let slept = self.awake.swap(false, Ordering::SeqCst);
+        if slept {
             // Fails only when the writer has not come to its write yet: the descriptor then stays
             // readable once more than needed.
-            let _ = self.wake.read();
-            // What was pushed between the look and the swap did not write.
-            return self.to_queue.pop().inspect(|_| {
-                if !self.awake.swap(true, Ordering::SeqCst) {
-                    let _ = self.wake.write(1);
-                }
-            });
+            let _ = wake.read();
         }
-        None
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let mut frames = FrameCache::new(self.region);
-        for ring in [&self.to_queue, &self.from_queue] {
-            while let Some(frame) = ring.pop() {
-                frames.free(frame);
-            }
-        }
+        slept
     }
 }
 
 /// The port's end of a wire.
 struct MemoryQueue {
     link: Arc<Link>,
+    receiving: Consumer,
+    sending: Producer,
     options: MemoryOptions,
     refused: u64,
 }
 
 impl Queue for MemoryQueue {
     fn receive(&mut self, _frames: &mut FrameCache, batch: &mut Batch) {
-        while !batch.is_full()
-            && let Some(frame) = self.link.pop()
-        {
-            batch.push(frame);
+        self.receiving.take(batch);
+        if batch.is_full() || !self.link.settle() {
+            return;
+        }
+        let before = batch.len();
+        self.receiving.take(batch);
+        if batch.len() > before {
+            self.link.rouse();
         }
     }
 
     fn transmit(&mut self, frames: &mut FrameCache, batch: &mut Batch) {
-        let room = self.link.from_queue.capacity() - self.link.from_queue.len();
-        let taken = room.min(batch.len());
+        let taken = self.sending.room(batch.len()).min(batch.len());
         for frame in batch.drain(..taken) {
             let partial = frame.checksum != Checksum::Complete;
             let refused = frame.is_empty()
@@ -143,10 +139,11 @@ impl Queue for MemoryQueue {
             if refused {
                 self.refused += 1;
                 frames.free(frame);
-            } else if let Err(frame) = self.link.from_queue.push(frame) {
+            } else if let Err(frame) = self.sending.put(frame) {
                 unreachable!("only this queue fills the ring, yet {} found none", frame.offset());
             }
         }
+        self.sending.publish();
     }
 
     fn flush(&mut self, _frames: &mut FrameCache) {}
@@ -156,7 +153,7 @@ impl Queue for MemoryQueue {
     }
 
     fn wake_source(&self) -> Option<RawFd> {
-        Some(self.link.wake.as_raw_fd())
+        self.link.wake.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     fn stats(&self) -> QueueStats {
@@ -167,8 +164,8 @@ impl Queue for MemoryQueue {
         }
     }
 
-    fn close(self: Box<Self>, frames: &mut FrameCache) {
-        while let Some(frame) = self.link.to_queue.pop() {
+    fn close(mut self: Box<Self>, frames: &mut FrameCache) {
+        while let Some(frame) = self.receiving.take_one() {
             frames.free(frame);
         }
     }
@@ -178,6 +175,8 @@ impl Queue for MemoryQueue {
 /// is collected here. Whoever goes last gives the frames on the wire back.
 pub struct MemoryWire {
     link: Arc<Link>,
+    sending: Producer,
+    receiving: Consumer,
     frames: FrameCache,
 }
 
@@ -193,7 +192,7 @@ impl MemoryWire {
             return false;
         }
         frame.checksum = checksum;
-        match self.link.push(frame) {
+        match self.inject_frame(frame) {
             Ok(()) => true,
             Err(frame) => {
                 self.frames.free(frame);
@@ -204,12 +203,17 @@ impl MemoryWire {
 
     /// Sends a frame to the queue; it comes back when the ring is full.
     pub fn inject_frame(&mut self, frame: Frame) -> Result<(), Frame> {
-        self.link.push(frame)
+        self.sending.put(frame).inspect_err(|_| {
+            self.link.lost.fetch_add(1, Ordering::Relaxed);
+        })?;
+        self.sending.publish();
+        self.link.rouse();
+        Ok(())
     }
 
     /// The oldest packet that the queue transmitted, copied out.
     pub fn collect(&mut self) -> Option<(Vec<u8>, Checksum)> {
-        let frame = self.link.from_queue.pop()?;
+        let frame = self.receiving.take_one()?;
         let packet = (frame.bytes().to_vec(), frame.checksum);
         self.frames.free(frame);
         Some(packet)
@@ -217,7 +221,12 @@ impl MemoryWire {
 
     /// The oldest frame that the queue transmitted.
     pub fn collect_frame(&mut self) -> Option<Frame> {
-        self.link.from_queue.pop()
+        self.receiving.take_one()
+    }
+
+    /// The oldest frames that the queue transmitted, as many as `batch` has room for.
+    pub fn collect_frames(&mut self, batch: &mut Batch) {
+        self.receiving.take(batch);
     }
 
     /// The wire's own frames, to allocate for [`inject_frame`](Self::inject_frame) and to free
