@@ -24,6 +24,7 @@ pub use memory::{ConnectionMemory, LINE_WORDS, Line};
 pub use progress::{Progress, Signal, Step};
 pub use report::{Counts, Ended, Found, Listed, NewConnection, NotInserted, Occupancy};
 pub use table::{ConnectionTable, ConnectionWorker};
+pub(crate) use words::address_words;
 
 use std::fmt;
 

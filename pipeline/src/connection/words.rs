@@ -25,7 +25,8 @@ pub(super) fn protocol(fifth: u64) -> u8 {
     (fifth >> 8) as u8
 }
 
-fn address_words(address: IpAddr) -> [u64; 2] {
+/// High and low half of an address.
+pub(crate) fn address_words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(address) => [0, MAPPED | u64::from(address.to_bits())],
         IpAddr::V6(address) => {

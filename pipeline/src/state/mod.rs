@@ -4,6 +4,7 @@
 //! kept under the key it asks by, so nothing is searched on the packet path.
 
 mod check;
+mod epochs;
 mod object;
 mod policies;
 mod rule;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(crate) use check::is_host;
+pub use epochs::Epochs;
 use ipnet::IpNet;
 pub use object::{
     Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,
@@ -57,6 +59,7 @@ pub struct State {
     routes: Longest<Arc<Peer>>,
     policies: Policies,
     services: Services,
+    epochs: Epochs,
 }
 
 /// An Endpoint, and the port it is attached to if that is open.
@@ -117,6 +120,7 @@ impl State {
             routes: Longest::new(),
             policies: Policies::new(hash_seed),
             services: Services::new(hash_seed),
+            epochs: Epochs::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::check::{self, refuse};
+use super::epochs::Touched;
 use super::{
     Attached, Change, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State, policies,
 };
@@ -44,8 +45,10 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
             Object::Service(service) => next.services.put(service)?,
         }
     }
-    next.policies.apply(&policy_changes(&named, changes))?;
+    let judged = next.policies.apply(&policy_changes(&named, changes))?;
     next.check_beside_node(&named)?;
+    next.epochs.policy_changed(&judged);
+    next.epochs.forwarding_changed(&forwarded(&named, state, &next));
     Ok(next)
 }
 
@@ -70,6 +73,29 @@ fn named<'a>(state: &State, changes: &'a [Change]) -> Result<Named<'a>, Refusal>
     }
     named.retain(|id, object| state.object(id).as_ref() != *object);
     Ok(named)
+}
+
+/// Whose packets may go elsewhere, or no more: see `epochs`.
+fn forwarded(named: &Named<'_>, before: &State, after: &State) -> Touched {
+    let mut touched = Touched::default();
+    for id in named.keys() {
+        let name = id.name.as_str();
+        for state in [before, after] {
+            let attached = match id.kind {
+                Kind::Endpoint => state.endpoints.get(name),
+                Kind::Port => state.attachments.get(name),
+                Kind::Node | Kind::Peer => {
+                    touched.all = true;
+                    None
+                }
+                Kind::Group | Kind::Rule | Kind::Service => None,
+            };
+            touched.addresses.extend(attached.iter().flat_map(|it| &it.endpoint.addresses));
+            let port = state.port_names.get(name).filter(|_| id.kind == Kind::Port);
+            touched.all |= port.is_some_and(|port| port.kind != PortKind::Pod);
+        }
+    }
+    touched
 }
 
 /// What policies are made of, and whom they apply to.

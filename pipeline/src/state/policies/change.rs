@@ -15,6 +15,7 @@ use super::subject::{Edit, InstalledRule, Subject, SubjectKey};
 use crate::connection::RuleId;
 use crate::limits::{FQDN_PATTERNS_MAX, MEMBERS_MAX, RULE_ENTRIES_MAX, RULES_MAX};
 use crate::state::check::refuse;
+use crate::state::epochs::Touched;
 use crate::state::{Endpoint, Group, GroupDelta, Kind, Refusal, Rule};
 
 /// What becomes of objects, by name; nothing means that they go.
@@ -43,13 +44,16 @@ struct Work {
     moved: BTreeSet<Arc<str>>,
     /// Groups to which a reference is gone, once for each.
     released: Vec<GroupId>,
+    /// Whose connections may be judged otherwise now.
+    judged: Touched,
 }
 
 impl Policies {
-    /// Makes all changes, or gives the reason why they cannot be.
-    pub(in crate::state) fn apply(&mut self, changes: &Changes<'_>) -> Result<(), Refusal> {
+    /// Makes all changes, or gives the reason why they cannot be. Says whose connections may be
+    /// judged otherwise now.
+    pub(in crate::state) fn apply(&mut self, changes: &Changes<'_>) -> Result<Touched, Refusal> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Touched::default());
         }
         let mut work = Work::default();
         let mut known = Vec::with_capacity(changes.rules.len());
@@ -75,11 +79,11 @@ impl Policies {
                 self.put_rule(rule, known, &mut work)?;
             }
         }
-        self.edit(work.edits)?;
+        self.edit(work.edits, &mut work.judged)?;
         for group in work.released {
             self.release(group);
         }
-        Ok(())
+        Ok(work.judged)
     }
 
     /// Takes a rule out; gives its number, which is free if the rule is gone for good.
@@ -156,6 +160,9 @@ impl Policies {
             gone.filter(|member| members.binary_search(member).is_err()).collect();
         let new = members.iter().copied().filter(|member| known.members.get(member).is_none());
         let new: Vec<IpNet> = new.collect();
+        if old != fqdns {
+            self.judge_by(id, work);
+        }
         self.names.remove(&old, id);
         fqdns.iter().for_each(|fqdn| self.names.add(fqdn, id));
         if self.names.patterns() > FQDN_PATTERNS_MAX {
@@ -232,6 +239,7 @@ impl Policies {
         }
         for member in gone.iter().chain(new) {
             if member.prefix_len() == member.max_prefix_len() {
+                work.judged.addresses.push(member.addr());
                 work.moved.extend(self.homes.get(&member.addr()).cloned());
             } else {
                 let within =
@@ -240,6 +248,21 @@ impl Policies {
                 work.moved.extend(endpoints.map(|(name, _)| name.clone()));
             }
         }
+        if gone.iter().chain(new).any(|member| member.prefix_len() < member.max_prefix_len()) {
+            self.judge_by(id, work);
+        }
+    }
+
+    /// Anybody may be in the group now, or no more: whoever has rules about it judges otherwise.
+    fn judge_by(&self, id: GroupId, work: &mut Work) {
+        let known = self.groups.get(&id);
+        if known.is_none_or(|group| group.references == group.rules.len()) {
+            // No rule's far end.
+            return;
+        }
+        let endpoints = self.endpoints.iter().filter(|(_, subject)| subject.means(id));
+        work.judged.addresses.extend(endpoints.flat_map(|(_, it)| it.addresses.iter().copied()));
+        work.judged.all |= self.services.iter().any(|(_, subject)| subject.means(id));
     }
 
     /// An Endpoint comes, goes, or has other addresses.
@@ -249,6 +272,7 @@ impl Policies {
             if addresses == Some(&known.addresses) {
                 return;
             }
+            work.judged.addresses.extend(known.addresses.iter().copied());
             for address in known.addresses.iter() {
                 // Another Endpoint may have it already.
                 if self.homes.get(address).is_some_and(|home| home.as_ref() == name) {
@@ -268,6 +292,7 @@ impl Policies {
         }
         let Some(addresses) = addresses else { return };
         let name: Arc<str> = name.into();
+        work.judged.addresses.extend(addresses);
         for address in addresses {
             self.homes.insert(*address, name.clone());
         }
@@ -320,7 +345,7 @@ impl Policies {
     }
 
     /// Makes all edits, each subject's together.
-    fn edit(&mut self, mut edits: Vec<Edit>) -> Result<(), Refusal> {
+    fn edit(&mut self, mut edits: Vec<Edit>, judged: &mut Touched) -> Result<(), Refusal> {
         let order = |edit: &Edit| (edit.subject.clone(), edit.key().0, edit.peer.clone());
         edits.sort_by_cached_key(order);
         for edits in edits.chunk_by(|one, other| one.subject == other.subject) {
@@ -338,6 +363,8 @@ impl Policies {
             // An Endpoint that is gone has taken its entries with it.
             let Some(subject) = subject else { continue };
             let subject = Arc::make_mut(subject);
+            judged.addresses.extend(subject.addresses.iter().copied());
+            judged.all |= matches!(edit.subject, SubjectKey::Service(_));
             let (before, after) = subject.edit(edits);
             let empty = subject.has_no_rules();
             self.entries = self.entries + after - before;

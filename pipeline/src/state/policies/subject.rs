@@ -200,6 +200,11 @@ impl Subject {
         self.sections.get(place(direction, table)).is_some_and(|section| !section.is_empty())
     }
 
+    /// Whether it has rules about members of a group.
+    pub(super) fn means(&self, group: GroupId) -> bool {
+        self.sections.iter().any(|section| section.groups.get(&group).is_some())
+    }
+
     /// Entries of all its tables together.
     pub(super) fn entries(&self) -> usize {
         self.sections.iter().map(Section::len).sum()

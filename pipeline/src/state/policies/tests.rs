@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::state::{
-    Action, Change, Endpoint, GroupDelta, Kind, Object, ObjectId, PortRange, State, Traffic,
+    Action, Change, Endpoint, Epochs, GroupDelta, Kind, Object, ObjectId, PortRange, State, Traffic,
 };
 use crate::table::Flow;
 use crate::testbed::{self, endpoint, ip, net};
@@ -191,6 +191,34 @@ fn cases() -> impl Iterator<Item = (IpAddr, Option<&'static str>, u16)> {
     ends.flat_map(|(far, service)| [79, 81, 83].map(|port| (far, service, port)))
 }
 
+/// Which rules decide about what somebody sends to or gets from somebody else; none of this node's
+/// stands for a Service that rules apply to.
+fn judgements(state: &State) -> Vec<([IpAddr; 2], Vec<Option<Rule>>)> {
+    let policies = state.policies();
+    let own = PEERS.map(|own| Some(ip(own))).into_iter().chain([None]);
+    let pairs = own.flat_map(|own| PEERS.map(|far| (own, ip(far))));
+    let judged = pairs.map(|(own, far)| {
+        let home = own.and_then(|own| policies.homes.get(&own));
+        let subject = match own {
+            Some(_) => home.and_then(|name| policies.of_endpoint(name)),
+            None => policies.of_service("service0"),
+        };
+        let all = [RuleDirection::Egress, RuleDirection::Ingress].into_iter();
+        let tables = all.flat_map(|it| TABLES.map(|table| (it, table)));
+        let rules = tables.flat_map(|(direction, table)| {
+            let cases = cases().filter(move |case| case.0 == far);
+            cases.map(move |(far, service, destination_port)| {
+                let flow = Flow { protocol: 6, source_port: 9, destination_port, icmp: None };
+                let opening = Opening { far: policies.groups_of(far), service, flow };
+                let found = first_of(subject.into_iter(), direction, table, &opening);
+                found.map(|installed| installed.rule.clone())
+            })
+        });
+        ([own.unwrap_or(ip("192.0.2.1")), far], rules.collect())
+    });
+    judged.collect()
+}
+
 /// What must not depend on the way there.
 fn measure(policies: &Policies) -> (usize, usize, usize, usize, usize) {
     let Policies { groups, members, entries, endpoints, services, .. } = policies;
@@ -234,5 +262,30 @@ proptest! {
         let empty = state.apply(&deletes).unwrap();
         prop_assert_eq!(measure(empty.policies()), (0, 0, 0, 0, 0));
         prop_assert!(empty.policies().homes.is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn who_is_judged_by_other_rules_than_before_has_another_epoch(
+        first in prop::collection::vec(change(), 10..40),
+        then in prop::collection::vec(change(), 1..12),
+    ) {
+        let mut state = testbed::Node::with_pods(PODS).state;
+        for change in first {
+            state = state.apply(&[change]).unwrap_or(state);
+        }
+        // One by one, so that none hides behind another.
+        for change in then {
+            let Ok(next) = state.apply(std::slice::from_ref(&change)) else { continue };
+            for ((ends, before), (_, after)) in judgements(&state).iter().zip(judgements(&next)) {
+                let [one, other] = ends.map(Epochs::low);
+                let epoch = |state: &State| state.epochs().policy(one, other);
+                let same = epoch(&state) == epoch(&next);
+                prop_assert!(!same || *before == after, "{ends:?}: {change:?}");
+            }
+            state = next;
+        }
     }
 }
