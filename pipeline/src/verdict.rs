@@ -74,7 +74,7 @@ reasons! {
     ConnectionTableFull,
     /// A new connection of a port that has as many as it may have.
     ConnectionQuota,
-    /// A new connection of a port that opens more a second than it may.
+    /// A packet that has to be judged, of a port that sends more of such a second than it may.
     NewConnectionBudget,
     /// A new connection whose answers would look like those of another.
     ConnectionClash,

@@ -9,6 +9,7 @@ mod budget;
 mod fragment;
 mod free;
 mod insertion;
+mod judged;
 mod key;
 mod memory;
 mod progress;
@@ -19,6 +20,7 @@ mod wheel;
 mod words;
 
 pub use fragment::FragmentTable;
+pub(crate) use judged::Judged;
 pub use key::{Direction, FlowKey, Ingress, Tuple};
 pub use memory::{ConnectionMemory, LINE_WORDS, Line};
 pub use progress::{Progress, Signal, Step};

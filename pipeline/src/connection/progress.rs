@@ -54,6 +54,8 @@ pub enum Signal {
     InitAck,
     /// SCTP: ABORT or SHUTDOWN COMPLETE.
     Abort,
+    /// ICMP: a query.
+    Query,
     /// ICMP: a query's answer.
     Answer,
     /// A packet like any other.
@@ -86,10 +88,15 @@ impl Signal {
                 None => Signal::Nonsense,
             },
             (_, Some(kind)) if icmp::is_answer(ip.is_v6(), kind) => Signal::Answer,
-            (_, Some(kind)) if icmp::is_query(ip.is_v6(), kind) => Signal::Data,
+            (_, Some(kind)) if icmp::is_query(ip.is_v6(), kind) => Signal::Query,
             (_, Some(_)) => Signal::Nonsense,
             (_, None) => Signal::Data,
         }
+    }
+
+    /// Whether its sender means to open a connection.
+    pub const fn opens(self) -> bool {
+        matches!(self, Signal::Syn | Signal::Init)
     }
 
     /// By the flags that matter. RFC 9293 section 3.10.7 has no use for the rest.
@@ -132,7 +139,7 @@ impl Progress {
         match signal {
             Signal::Syn => Some(Progress::SynSent),
             Signal::Ack => Some(Progress::Midstream),
-            Signal::Data | Signal::Init => Some(Progress::Unanswered),
+            Signal::Data | Signal::Query | Signal::Init => Some(Progress::Unanswered),
             Signal::SynAck | Signal::Fin | Signal::Rst => None,
             Signal::InitAck | Signal::Abort | Signal::Answer | Signal::Nonsense => None,
         }
@@ -156,14 +163,20 @@ impl Progress {
     fn step_of_others(self, signal: Signal, direction: Direction) -> Step {
         let next = match direction {
             Direction::Reply if self == Progress::Unanswered => Progress::Answered,
-            Direction::Original if self == Progress::Answered => Progress::Stream,
+            // Another INIT is judged before it counts.
+            Direction::Original if self == Progress::Answered && !signal.opens() => {
+                Progress::Stream
+            }
             _ => self,
         };
         match (signal, direction) {
             // Nobody but who began was heard of: that is judged as before, not under way.
             (Signal::Abort, Direction::Original) if self.is_unanswered() => Step::To(self),
             (Signal::Abort, _) => Step::To(Progress::Closed),
+            // The side that did not begin cannot open again what is open, as with TCP.
+            (Signal::Init, Direction::Reply) if !self.is_unanswered() => Step::Invalid,
             (Signal::Data | Signal::Init, _) => Step::To(next),
+            (Signal::Query, Direction::Original) => Step::To(next),
             (Signal::InitAck, Direction::Reply) => Step::To(next),
             (Signal::Answer, Direction::Reply) => Step::To(next),
             _ => Step::Invalid,
@@ -251,8 +264,8 @@ mod tests {
 
     use super::*;
 
-    const SIGNALS: [Signal; 11] =
-        [Syn, SynAck, Ack, Fin, Rst, Init, InitAck, Abort, Answer, Data, Nonsense];
+    const SIGNALS: [Signal; 12] =
+        [Syn, SynAck, Ack, Fin, Rst, Init, InitAck, Abort, Query, Answer, Data, Nonsense];
 
     /// Plays packets; gives where the connection is after each.
     fn play(packets: &[(Signal, Direction)]) -> Vec<Progress> {
@@ -293,7 +306,7 @@ mod tests {
     fn only_requests_syns_and_segments_from_the_middle_open_connections() {
         let opening: Vec<_> =
             SIGNALS.into_iter().filter(|it| Progress::opened_by(*it).is_some()).collect();
-        assert_eq!(opening, [Syn, Ack, Init, Data]);
+        assert_eq!(opening, [Syn, Ack, Init, Query, Data]);
     }
 
     #[test]
@@ -346,6 +359,8 @@ mod tests {
     fn an_answer_to_a_query_goes_one_way_only() {
         assert_eq!(Unanswered.step(Answer, Reply), Step::To(Answered));
         assert_eq!(Unanswered.step(Answer, Original), Step::Invalid);
+        assert_eq!(Answered.step(Query, Original), Step::To(Stream));
+        assert_eq!(Unanswered.step(Query, Reply), Step::Invalid, "whoever is asked answers");
         assert_eq!(Progress::opened_by(Answer), None, "nobody has asked");
     }
 

@@ -170,8 +170,12 @@ impl ConnectionTable {
     /// to be.
     pub fn advance(&self, id: ConnectionId, from: Progress, to: Progress) -> bool {
         let Some(record) = self.record(id.index) else { return false };
-        let (from, to) = (from.word(id.turn), to.word(id.turn));
-        record.progress.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let known = record.progress.load(Ordering::Relaxed);
+        if !from.is_in(known, id.turn) {
+            return false;
+        }
+        let to = to.word(id.turn);
+        record.progress.compare_exchange(known, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Ends a connection; `None` when it was over.

@@ -9,7 +9,7 @@
 //! is judged again. Antrea commits early in the tables of rules, and an attempt that is denied
 //! later leaves an entry behind.
 
-use super::conntrack_state::{forget, ingress, key, reason};
+use super::tracking::{forget, ingress, judged_now, key, reason};
 use crate::address::PortKind;
 use crate::adjacency::AdjacencyTable;
 use crate::connection::{
@@ -26,7 +26,7 @@ pub struct ConntrackCommit;
 
 impl ConntrackCommit {
     fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
-        if packet.facts.is_under_way() {
+        if packet.facts.is_decided() {
             context.note(format_args!("known already"));
             return Ok(Verdict::Next);
         }
@@ -35,11 +35,17 @@ impl ConntrackCommit {
         if context.dry {
             return Ok(Verdict::Next);
         }
+        let (judged, bytes) = (judged_now(context), packet.ip()?.len as u64);
         if let Tracking::Known { id, connection, .. } = packet.facts.tracking {
-            // Judged again because nobody has answered; what is remembered stays right.
-            if connection.decision == new.decision || connection.decision.from_node {
-                let bytes = packet.ip()?.len as u64;
-                context.learned.connections.note(id, Direction::Original, bytes, context.now_ms);
+            let connections = &context.learned.connections;
+            let foreign = connection.decision.from_node && !packet.facts.from_node;
+            let same = connection.decision == new.decision && connection.reply == new.reply;
+            if packet.facts.opens_again || foreign || same {
+                // What is remembered stays: it is right, or not this packet's to change.
+                connections.note(id, Direction::Original, bytes, context.now_ms);
+                if !foreign {
+                    connections.judge(id, new.progress, judged);
+                }
                 return Ok(Verdict::Next);
             }
             let _ = forget(context, id);
@@ -60,8 +66,8 @@ impl ConntrackCommit {
             }
             Err(other) => return Err(reason(other)),
         };
-        let bytes = packet.ip()?.len as u64;
         connections.note(id, Direction::Original, bytes, context.now_ms);
+        connections.judge(id, new.progress, judged);
         Ok(Verdict::Next)
     }
 

@@ -14,18 +14,15 @@
 //!
 //! A connection stays whatever becomes of the tables, but not of its ends: when the far one is no
 //! longer the port that it was, it is over, and the packet is judged as the first of another.
+//! Until it is answered its packets are judged again, and so is whoever would open it once more.
 
-use std::net::IpAddr;
-
+use super::tracking::{admit, forget, ingress, is_current, is_judged, key};
 use crate::adjacency::AdjacencyTable;
-use crate::connection::{
-    Connection, ConnectionId, Direction, FlowKey, Found, Ingress, NotInserted, Progress, Signal,
-    Step, Tuple,
-};
-use crate::packet::{Facts, Packet, PacketSource, Tracking};
+use crate::connection::{Connection, Direction, Found, Ingress, Progress, Signal, Step, Tuple};
+use crate::packet::{Packet, Tracking};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
-use crate::state::{EndpointAddress, State};
+use crate::state::State;
 use crate::translate::{self, Quoted};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp;
@@ -37,9 +34,6 @@ const UNDER_WAY: TableId = TableId::EgressMetric;
 
 /// Where one of a connection goes on that nobody has answered yet: its endpoint is chosen.
 const JUDGED_AGAIN: TableId = TableId::AntreaPolicyEgressRule;
-
-/// The network of all Pods.
-const NETWORK: u16 = 0;
 
 /// How often a worker looks again where another one has let the same connection progress.
 const LOOKS: usize = 4;
@@ -71,6 +65,8 @@ impl ConntrackZone {
                     Step::To(progress) => {
                         let connection = Connection { progress, ..found.connection };
                         let found = Found { connection, ..found };
+                        let again = signal.opens() && found.direction == Direction::Original;
+                        packet.facts.opens_again = again && !progress.is_unanswered();
                         return Self::go_on(packet, context, &ip, found);
                     }
                     Step::Anew => {
@@ -91,11 +87,7 @@ impl ConntrackZone {
             context.note(format_args!("{tuple}: {signal:?} of no connection"));
             return Err(DropReason::InvalidConnection);
         }
-        if !context.dry {
-            let worker = &mut context.worker.connections;
-            let admitted = context.learned.connections.admit(ingress, context.now_ms, worker);
-            admitted.map_err(reason)?;
-        }
+        admit(packet, context)?;
         packet.facts.tracking = Tracking::New;
         Ok(Verdict::Next)
     }
@@ -130,14 +122,18 @@ impl ConntrackZone {
         if let Some(from) = packet.facts.tuple.filter(|from| *from != to) {
             context.note(format_args!("{from}, now {to}"));
         }
-        translate::both(packet, to)?;
+        packet.facts.judged = is_judged(packet, context, ip, &found);
         recall(packet, found, false);
+        if !packet.facts.is_decided() {
+            admit(packet, context)?;
+        }
+        translate::both(packet, to)?;
         // Rules for NodePorts judge it again, too.
         let sent_to = found.connection.original.tuple.destination;
         let node_port = || context.state.node_port_addresses().any(|address| address == sent_to);
-        let again = !packet.facts.is_under_way() && packet.facts.service.is_some();
+        let again = !packet.facts.is_decided() && packet.facts.service.is_some();
         packet.facts.node_port = again && node_port();
-        if packet.facts.is_under_way() && !context.dry {
+        if packet.facts.is_decided() && !context.dry {
             let (connections, bytes) = (&context.learned.connections, ip.len as u64);
             connections.note(found.id, found.direction, bytes, context.now_ms);
         }
@@ -166,6 +162,13 @@ impl ConntrackZone {
         let found = context.learned.connections.find(&key(ingress, about));
         let found = found.filter(|found| is_current(found, context.state));
         let found = found.ok_or(DropReason::InvalidConnection)?;
+        // It is let through like an answer. So whoever began can tell of errors only when there was
+        // an answer; and of the node's own connections nobody but the node.
+        let answered = !found.connection.progress.is_unanswered();
+        let foreign = found.connection.decision.from_node && !packet.facts.from_node;
+        if found.direction == Direction::Original && (!answered || foreign) {
+            return Err(DropReason::InvalidConnection);
+        }
         let to = found.connection.translated(found.direction);
         // A router on the way keeps its own address; the other end has the one that it is known by.
         let source = if outer.source == about.source { to.source } else { outer.source };
@@ -176,78 +179,9 @@ impl ConntrackZone {
     }
 }
 
-impl Facts {
-    /// Whether the packet's connection is under way, so that nothing need be judged any more: the
-    /// other side has answered, or this is its answer. Until then each further packet of the side
-    /// that began is judged as the first was, and so is what comes by the gateway on a connection
-    /// that the node itself began: that was let through for being the node's.
-    pub(crate) fn is_under_way(&self) -> bool {
-        let Tracking::Known { direction, related, connection, .. } = self.tracking else {
-            return false;
-        };
-        let unanswered = connection.progress.is_unanswered();
-        let foreign = connection.decision.from_node && !self.from_node;
-        related || direction == Direction::Reply || !unanswered && !foreign
-    }
-}
-
-/// What a packet came in by, as far as it belongs to its connection.
-pub(super) fn ingress(packet: &Packet<'_>, state: &State) -> Option<Ingress> {
-    match packet.facts.source? {
-        PacketSource::Pod => {
-            state.port(packet.ingress).map(|port| Ingress::Pod(port.id, port.generation))
-        }
-        PacketSource::Gateway => Some(Ingress::Gateway),
-        PacketSource::Tunnel => Some(Ingress::Tunnel),
-    }
-}
-
-/// What a connection is found by.
-pub(super) fn key(ingress: Ingress, tuple: Tuple) -> FlowKey {
-    FlowKey { network: NETWORK, ingress, tuple }
-}
-
-/// The drop that a connection ends in which cannot begin.
-pub(super) fn reason(not_inserted: NotInserted) -> DropReason {
-    match not_inserted {
-        NotInserted::Full => DropReason::ConnectionTableFull,
-        NotInserted::Quota => DropReason::ConnectionQuota,
-        NotInserted::Budget => DropReason::NewConnectionBudget,
-        NotInserted::Exists => DropReason::ConnectionClash,
-    }
-}
-
 /// Whether the packet tells its receiver what became of another one.
 fn is_report(packet: &Packet<'_>, ip: &Ip) -> bool {
     ip.icmp_type(packet.payload()).is_some_and(|kind| icmp::is_report(ip.is_v6(), kind))
-}
-
-/// Whether what the packet is sent to is still the port that the connection began with, and still
-/// an endpoint of its Service if nobody has answered. The end it comes from is part of the key that
-/// it was found by.
-fn is_current(found: &Found, state: &State) -> bool {
-    let Found { direction, connection, .. } = found;
-    let to = connection.translated(*direction);
-    let endpoint = EndpointAddress { address: to.destination, port: to.destination_port };
-    if let Some(service) = connection.decision.service
-        && *direction == Direction::Original
-        && connection.progress.is_unanswered()
-        && state.services().by_id(service).is_none_or(|it| !it.has_endpoint(endpoint))
-    {
-        return false;
-    }
-    let target: IpAddr = to.destination;
-    let far = match found.direction {
-        Direction::Original => found.connection.reply.ingress,
-        Direction::Reply => found.connection.original.ingress,
-    };
-    let owner = state.owner(target).and_then(|(_, port)| state.port(port));
-    match far {
-        Ingress::Pod(port, generation) => {
-            owner.is_some_and(|owner| (owner.id, owner.generation) == (port, generation))
-        }
-        Ingress::Gateway | Ingress::Tunnel => owner.is_none(),
-    }
 }
 
 /// Lets the connection progress, unless the packet is only described.
@@ -266,15 +200,6 @@ fn progress(context: &Context<'_>, found: &Found, signal: Signal) -> Step {
     Step::To(at)
 }
 
-/// Ends a connection, unless the packet is only described; says whether it was there.
-pub(super) fn forget(context: &Context<'_>, id: ConnectionId) -> bool {
-    let ended = if context.dry { None } else { context.learned.connections.remove(id) };
-    if let Some(ended) = &ended {
-        context.worker.tallies.account(&ended.connection, &ended.counts);
-    }
-    ended.is_some()
-}
-
 /// Gives the packet what the first of its connection found out.
 fn recall(packet: &mut Packet<'_>, found: Found, related: bool) {
     let Found { id, direction, connection } = found;
@@ -284,7 +209,7 @@ fn recall(packet: &mut Packet<'_>, found: Found, related: bool) {
     facts.rewrite = decision.service.is_some();
     facts.snat = decision.snat;
     facts.hairpin = decision.hairpin;
-    if facts.is_under_way() {
+    if facts.is_decided() {
         facts.egress_rule = decision.egress_rule;
         facts.ingress_rule = decision.ingress_rule;
     }
@@ -334,8 +259,14 @@ impl Table for ConntrackState {
                     Direction::Reply => "as its answer",
                 };
                 let error = if related { "an error about it, " } else { "" };
-                context.note(format_args!("{at:?}, {error}{direction}"));
-                Verdict::Goto(if packet.facts.is_under_way() { UNDER_WAY } else { JUDGED_AGAIN })
+                let facts = &packet.facts;
+                let again = match (facts.judged, facts.opens_again) {
+                    (true, _) => ", judged already",
+                    (_, true) => ", to be opened again",
+                    _ => "",
+                };
+                context.note(format_args!("{at:?}, {error}{direction}{again}"));
+                Verdict::Goto(if facts.is_decided() { UNDER_WAY } else { JUDGED_AGAIN })
             }
             Tracking::New | Tracking::Untracked => {
                 context.note(format_args!("new"));
@@ -351,12 +282,13 @@ impl Table for ConntrackState {
     fn rows(&self, _: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
         vec![
             row([&"under way", &UNDER_WAY]),
-            row([&"not answered yet", &JUDGED_AGAIN]),
+            row([&"not answered yet, but judged by these tables", &UNDER_WAY]),
+            row([&"not answered yet, or to be opened again", &JUDGED_AGAIN]),
             row([&"new", &"next table"]),
         ]
     }
 
     fn entries(&self, _: &State) -> usize {
-        3
+        4
     }
 }

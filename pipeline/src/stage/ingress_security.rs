@@ -35,7 +35,7 @@ impl Table for IngressSecurityClassifier {
             context.note(format_args!("the node itself sends it"));
             return Verdict::Goto(TableId::ConntrackCommit);
         }
-        if facts.is_under_way() {
+        if facts.is_decided() {
             if reply {
                 fqdn::learn(packet, context);
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::adjacency::AdjacencyTable;
 use crate::audit::AuditRecord;
-use crate::connection::RuleId;
+use crate::connection::{Connection, RuleId};
 use crate::packet::{Denied, Packet, PacketSource, Tracking};
 use crate::reject::{Rejection, reject};
 use crate::run::Context;
@@ -74,7 +74,7 @@ impl RuleJudge {
         };
         let rule = &decisive.rule;
         context.note(format_args!("{} of {} for {whom}", rule.name, rule.policy));
-        if rule.log && rule.action != Action::Pass && !context.dry {
+        if rule.log && !context.dry && is_told(packet, direction, decisive.id, rule.action) {
             let bytes = u16::try_from(packet.ip()?.len).unwrap_or(u16::MAX);
             let decision = (self.id, decisive.id, rule.action);
             context.worker.audit.record(AuditRecord::new(context.now_ms, decision, tuple, bytes));
@@ -88,6 +88,26 @@ impl RuleJudge {
             action => packet.facts.denied = Some(Denied { rule: decisive.id, action }),
         }
         Ok(Verdict::Goto(metric(direction)))
+    }
+}
+
+/// Whether a rule that logs tells of this packet: of each that it denies, and of what it lets
+/// through when it does so first.
+fn is_told(packet: &Packet<'_>, direction: RuleDirection, rule: RuleId, action: Action) -> bool {
+    let again = match packet.facts.tracking {
+        Tracking::Known { connection: Connection { decision, .. }, .. } => {
+            let before = match direction {
+                RuleDirection::Egress => decision.egress_rule,
+                RuleDirection::Ingress => decision.ingress_rule,
+            };
+            before == Some(rule) || packet.facts.opens_again || decision.from_node
+        }
+        Tracking::New | Tracking::Untracked => false,
+    };
+    match action {
+        Action::Pass => false,
+        Action::Allow => !again,
+        Action::Drop | Action::Reject | Action::Isolate => true,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod post_routing;
 pub mod pre_routing;
 pub mod routing;
 pub mod switching;
+mod tracking;
 pub mod validation;
 
 use std::fmt;

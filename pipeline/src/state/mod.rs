@@ -41,6 +41,7 @@ use crate::table::{Exact, Longest};
 #[derive(Clone, Debug)]
 pub struct State {
     hash_seed: u64,
+    revision: u64,
     node: Option<Arc<Node>>,
     gateway: Option<Arc<Port>>,
     host: Option<Arc<Port>>,
@@ -103,6 +104,7 @@ impl State {
     pub fn new(hash_seed: u64) -> State {
         State {
             hash_seed,
+            revision: 0,
             node: None,
             gateway: None,
             host: None,
@@ -129,6 +131,11 @@ impl State {
     /// only a change of the Node looks at every Endpoint and Peer again.
     pub fn apply(&self, changes: &[Change]) -> Result<State, Refusal> {
         transaction::apply(self, changes)
+    }
+
+    /// How many transactions have led to this State.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// The name of the Service that has this number, if it is still installed.

@@ -21,6 +21,7 @@ type Named<'a> = BTreeMap<ObjectId, Option<&'a Object>>;
 pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal> {
     let named = named(state, changes)?;
     let mut next = state.clone();
+    next.revision += 1;
     let mut displaced = Vec::new();
     for (id, object) in &named {
         displaced.extend(next.take_out(id, object.is_some()));

@@ -1,0 +1,137 @@
+//! What a packet is to its connection: whether it has to be judged, by what it is found, and what
+//! it is charged to.
+
+use std::net::IpAddr;
+
+use crate::connection::{
+    ConnectionId, Direction, FlowKey, Found, Ingress, Judged, NotInserted, Tuple,
+};
+use crate::packet::{Facts, Packet, PacketSource, Tracking};
+use crate::run::Context;
+use crate::state::{EndpointAddress, State};
+use crate::verdict::DropReason;
+use crate::wire::icmp;
+use crate::wire::ip::Ip;
+
+/// The network of all Pods.
+const NETWORK: u16 = 0;
+
+impl Facts {
+    /// Whether nothing need be judged any more: the packet's connection is under way, or what would
+    /// judge it has done so a moment ago.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.judged || self.is_under_way()
+    }
+
+    /// Whether the packet's connection is under way: the other side has answered, or this is its
+    /// answer. Until then each further packet of the side that began is judged as the first was,
+    /// and so is what would open the connection again, for policy may have closed it since; and
+    /// what comes by the gateway on a connection that the node itself began: that was let through
+    /// for being the node's.
+    pub(crate) fn is_under_way(&self) -> bool {
+        let Tracking::Known { direction, related, connection, .. } = self.tracking else {
+            return false;
+        };
+        let unanswered = connection.progress.is_unanswered();
+        let foreign = connection.decision.from_node && !self.from_node;
+        let judged_again = unanswered || foreign || self.opens_again;
+        related || direction == Direction::Reply || !judged_again
+    }
+}
+
+/// Takes a packet that has to be judged from what its port may send of such, unless it is only
+/// described.
+pub(super) fn admit(packet: &Packet<'_>, context: &mut Context<'_>) -> Result<(), DropReason> {
+    if context.dry {
+        return Ok(());
+    }
+    let ingress = ingress(packet, context.state).ok_or(DropReason::UnknownPort)?;
+    let worker = &mut context.worker.connections;
+    let admitted = context.learned.connections.admit(ingress, context.now_ms, worker);
+    admitted.map_err(reason)
+}
+
+/// What the tables of this moment are remembered by.
+pub(super) fn judged_now(context: &Context<'_>) -> Judged {
+    Judged::now(context.state.revision(), context.now_ms)
+}
+
+/// Whether the tables of this moment have let the unanswered connection through that the packet
+/// goes on with. They look at addresses and ports only, but of ICMP at more than is remembered.
+pub(super) fn is_judged(
+    packet: &Packet<'_>,
+    context: &Context<'_>,
+    ip: &Ip,
+    found: &Found,
+) -> bool {
+    let (at, from_node) = (found.connection.progress, found.connection.decision.from_node);
+    let mine = found.direction == Direction::Original && from_node == packet.facts.from_node;
+    let by_ports = !matches!(ip.protocol, icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6);
+    let connections = &context.learned.connections;
+    mine && by_ports
+        && at.is_unanswered()
+        && connections.is_judged(found.id, at, judged_now(context))
+}
+
+/// What a packet came in by, as far as it belongs to its connection.
+pub(super) fn ingress(packet: &Packet<'_>, state: &State) -> Option<Ingress> {
+    match packet.facts.source? {
+        PacketSource::Pod => {
+            state.port(packet.ingress).map(|port| Ingress::Pod(port.id, port.generation))
+        }
+        PacketSource::Gateway => Some(Ingress::Gateway),
+        PacketSource::Tunnel => Some(Ingress::Tunnel),
+    }
+}
+
+/// What a connection is found by.
+pub(super) fn key(ingress: Ingress, tuple: Tuple) -> FlowKey {
+    FlowKey { network: NETWORK, ingress, tuple }
+}
+
+/// The drop that a connection ends in which cannot begin.
+pub(super) fn reason(not_inserted: NotInserted) -> DropReason {
+    match not_inserted {
+        NotInserted::Full => DropReason::ConnectionTableFull,
+        NotInserted::Quota => DropReason::ConnectionQuota,
+        NotInserted::Budget => DropReason::NewConnectionBudget,
+        NotInserted::Exists => DropReason::ConnectionClash,
+    }
+}
+
+/// Whether what the packet is sent to is still the port that the connection began with, and still
+/// an endpoint of its Service if nobody has answered. The end it comes from is part of the key that
+/// it was found by.
+pub(super) fn is_current(found: &Found, state: &State) -> bool {
+    let Found { direction, connection, .. } = found;
+    let to = connection.translated(*direction);
+    let endpoint = EndpointAddress { address: to.destination, port: to.destination_port };
+    if let Some(service) = connection.decision.service
+        && *direction == Direction::Original
+        && connection.progress.is_unanswered()
+        && state.services().by_id(service).is_none_or(|it| !it.has_endpoint(endpoint))
+    {
+        return false;
+    }
+    let target: IpAddr = to.destination;
+    let far = match found.direction {
+        Direction::Original => found.connection.reply.ingress,
+        Direction::Reply => found.connection.original.ingress,
+    };
+    let owner = state.owner(target).and_then(|(_, port)| state.port(port));
+    match far {
+        Ingress::Pod(port, generation) => {
+            owner.is_some_and(|owner| (owner.id, owner.generation) == (port, generation))
+        }
+        Ingress::Gateway | Ingress::Tunnel => owner.is_none(),
+    }
+}
+
+/// Ends a connection, unless the packet is only described; says whether it was there.
+pub(super) fn forget(context: &Context<'_>, id: ConnectionId) -> bool {
+    let ended = if context.dry { None } else { context.learned.connections.remove(id) };
+    if let Some(ended) = &ended {
+        context.worker.tallies.account(&ended.connection, &ended.counts);
+    }
+    ended.is_some()
+}

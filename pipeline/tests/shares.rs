@@ -1,0 +1,147 @@
+//! What one port can take from all others, and by which ways around policy: nothing, and none.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use seine_pipeline::audit::AuditLine;
+use seine_pipeline::connection::ConnectionTable;
+use seine_pipeline::limits::ConnectionLimits;
+use seine_pipeline::state::{
+    Action, Change, Group, Kind, Object, ObjectId, Rule, RuleDirection, RuleTable,
+};
+use seine_pipeline::testbed::{Fate, Node, Probe, flags, innermost, ping, tcp, udp};
+use seine_pipeline::verdict::DropReason;
+
+/// A node where each Pod may send so many first packets, and no more ever.
+fn node(first_packets: u32) -> Node {
+    let mut node = Node::with_pods(["a", "b"]);
+    node.learned.connections = ConnectionTable::new(
+        ConnectionLimits {
+            connections: 64,
+            per_port: 2,
+            first_packets_per_s: 0,
+            first_packets_burst: first_packets,
+        },
+        1,
+    );
+    node
+}
+
+/// What b receives, with this action.
+fn rule(action: Action) -> Rule {
+    Rule {
+        name: "rule".into(),
+        policy: "AntreaClusterNetworkPolicy:acnp".into(),
+        rule_name: "only".into(),
+        direction: RuleDirection::Ingress,
+        table: RuleTable::AntreaPolicy,
+        rank: 1,
+        action,
+        applied_to_groups: vec!["b".into()],
+        applied_to_services: Vec::new(),
+        peer_groups: Vec::new(),
+        peer_services: Vec::new(),
+        traffic: Vec::new(),
+        log: true,
+        log_label: String::new(),
+        priority: "1".into(),
+    }
+}
+
+fn group_b() -> Change {
+    let members = vec!["10.10.1.3/32".parse().unwrap()];
+    Change::Upsert(Object::Group(Group { name: "b".into(), members, fqdns: Vec::new() }))
+}
+
+fn put(rule: Rule) -> Change {
+    Change::Upsert(Object::Rule(rule))
+}
+
+fn audited(node: &mut Node) -> usize {
+    let (mut lines, state) = (0, &node.state);
+    node.worker.audit.drain(node.now_ms + 1000, |record| {
+        lines += usize::from(AuditLine::of(&record, state).is_some());
+    });
+    lines
+}
+
+fn passed(node: &mut Node, probe: impl Fn() -> Probe, count: usize) -> usize {
+    (0..count).filter(|_| matches!(node.send(probe()), Fate::Left(..))).count()
+}
+
+#[test]
+fn a_stream_that_nobody_answers_is_judged_by_each_state_and_told_once() {
+    let mut node = node(3);
+    node.apply(&[group_b(), put(rule(Action::Allow))]);
+    let stream = || udp().from("a").to("b");
+    assert_eq!(passed(&mut node, stream, 1000), 1000);
+    node.apply(&[Change::Upsert(Object::Group(Group {
+        name: "other".into(),
+        members: Vec::new(),
+        fqdns: Vec::new(),
+    }))]);
+    assert_eq!(passed(&mut node, stream, 1000), 1000);
+    assert_eq!(audited(&mut node), 1);
+    assert_eq!(
+        node.connections(),
+        ["udp 10.10.1.2:40000 > 10.10.1.3:53, ingress by rule: Unanswered, 2000+0 packets, \
+          64000+0 bytes"]
+    );
+    // And time alone makes for a third judgement; then the budget is used up.
+    node.now_ms += 2000;
+    assert_eq!(passed(&mut node, stream, 1000), 1000);
+    node.now_ms += 2000;
+    assert_eq!(node.send(stream()), Fate::Dropped(DropReason::NewConnectionBudget));
+}
+
+#[test]
+fn a_stream_that_nobody_answers_ends_with_the_packet_after_its_rule() {
+    let mut node = node(100);
+    node.apply(&[group_b(), put(rule(Action::Allow))]);
+    let stream = || udp().from("a").to("b");
+    assert_eq!(passed(&mut node, stream, 10), 10);
+    node.apply(&[put(rule(Action::Drop))]);
+    assert_eq!(passed(&mut node, stream, 10), 0);
+    node.apply(&[put(rule(Action::Allow))]);
+    assert_eq!(passed(&mut node, stream, 10), 10);
+    let name = "rule".to_owned();
+    node.apply(&[Change::Delete(ObjectId { kind: Kind::Rule, name })]);
+    assert_eq!(passed(&mut node, stream, 10), 10);
+}
+
+#[test]
+fn whoever_has_another_rule_to_thank_is_told_of_again() {
+    let mut node = node(100);
+    node.apply(&[group_b(), put(rule(Action::Allow))]);
+    assert_eq!(passed(&mut node, || udp().from("a").to("b"), 10), 10);
+    node.apply(&[put(Rule { name: "first".into(), rank: 0, ..rule(Action::Allow) })]);
+    assert_eq!(passed(&mut node, || udp().from("a").to("b"), 10), 10);
+    assert_eq!(audited(&mut node), 2);
+}
+
+#[test]
+fn queries_and_syns_that_are_judged_each_are_charged_each() {
+    let mut node = node(5);
+    assert_eq!(passed(&mut node, || ping().from("a").to("b"), 10), 5);
+    assert_eq!(node.send(udp().from("a").to("b")), Fate::Dropped(DropReason::NewConnectionBudget));
+    let back = || tcp().from("b").to("a").source_port(53).port(40000);
+    let forth = || tcp().from("a").to("b");
+    let mut node = self::node(5);
+    node.send(forth().flags(flags::SYN)).left_by("b");
+    node.send(back().flags(flags::SYN | flags::ACK)).left_by("a");
+    node.send(forth().flags(flags::ACK)).left_by("b");
+    assert_eq!(passed(&mut node, || forth().flags(flags::SYN), 10), 4);
+    assert_eq!(passed(&mut node, || forth().flags(flags::ACK), 10), 10);
+}
+
+#[test]
+fn nobody_tells_of_errors_in_an_answer_that_he_never_had() {
+    let mut node = node(100);
+    node.apply(&[group_b()]);
+    node.send(udp().from("a").to("b")).left_by("b");
+    node.apply(&[put(rule(Action::Drop))]);
+    let never_sent = node.frame(&udp().from("b").to("a").source_port(53).port(40000));
+    let about = |quoted: &[u8]| ping().from("a").to("b").quoting((3, 3), 0, quoted);
+    let told = node.send(about(innermost(&never_sent)));
+    assert_eq!(told, Fate::Dropped(DropReason::InvalidConnection));
+    let sent = node.send_frame("b", &never_sent, Default::default()).left_by("a");
+    node.send(about(innermost(&sent))).left_by("b");
+}
