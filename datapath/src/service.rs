@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::answers;
 use crate::datapath::{Datapath, PortError};
-use crate::machine::cycles;
+use crate::machine::{boot_time_ms, cycles};
 use crate::ports::POD_PORTS_MAX;
 use crate::worker::Poll;
 use crate::writer::ChangeError;
@@ -87,6 +87,7 @@ impl Service for DatapathService {
         let session = datapath.writer.session();
         let in_force = datapath.writer.in_force_since();
         let occupancy = datapath.learned.connections.occupancy();
+        let names = &datapath.learned.fqdns;
         Ok(Response::new(v1::StatusReply {
             server: SERVER.to_owned(),
             version: VERSION,
@@ -101,6 +102,9 @@ impl Service for DatapathService {
             connections_expired: occupancy.expired,
             connections_evicted: occupancy.evicted,
             audit_lost: listing::lost(&datapath),
+            name_addresses: names.len(boot_time_ms()) as u64,
+            name_addresses_max: names.capacity() as u64,
+            name_addresses_displaced: names.displaced(),
         }))
     }
 

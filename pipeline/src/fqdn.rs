@@ -2,114 +2,89 @@
 //!
 //! Rules name groups, groups names; an answer that passes here to a Pod puts the addresses that it
 //! tells into the groups of the name that was asked for, before the Pod has it, and for as long as
-//! the answer holds. What one Pod is told counts for that Pod only: no Pod can open or close a way
-//! for another by asking a server of its own.
+//! the answer holds. What one Pod is told counts for that Pod only, and only where rules for what
+//! it sends are about the name: no Pod can open or close a way for another by asking a server of
+//! its own, nor, in a full table, take more than its share.
+//!
+//! An answer is read by the worker that forwards it, so it waits for nothing. One that comes when
+//! its Pod has used up what it may have read in a second is dropped: it may be asked for again.
 
-use std::fmt;
-use std::net::IpAddr;
+mod table;
 
 use arrayvec::ArrayVec;
 
 use crate::address::PortId;
-use crate::limits::FQDN_LIFETIME_MIN_S;
+use crate::limits::{FQDN_ANSWERS_BURST, FQDN_ANSWERS_PER_S, PORTS_MAX};
 use crate::packet::Packet;
 use crate::run::Context;
 use crate::state::GroupId;
-use crate::table::Expiring;
-use crate::wire::dns::{self, Response};
+use crate::verdict::DropReason;
+use crate::wire::dns::{self, Answer};
 use crate::wire::ipv6::Fragment;
 use crate::wire::{tcp, u16_at, udp};
 
-/// Groups that one address can be in by its names, for one Pod.
-pub(crate) const GROUPS: usize = 8;
+pub use table::FqdnTable;
+pub(crate) use table::GROUPS;
 
-/// Which Pod, as of which generation of its port, was told which address.
-type Key = [u64; 3];
-
-/// What Pods were told.
-pub struct FqdnTable {
-    /// Each group with the second at which it ends.
-    addresses: Expiring<3, GROUPS>,
+/// How many more answers one worker reads for each Pod.
+#[derive(Debug)]
+pub struct AnswerBudget {
+    /// Of each port, in thousandths of an answer, and when that was.
+    left: Box<[(u64, u64)]>,
 }
 
-impl FqdnTable {
-    /// An empty table for at least so many addresses; the seed keys its hash.
-    pub fn new(capacity: usize, seed: u64) -> FqdnTable {
-        FqdnTable { addresses: Expiring::new(capacity, seed) }
+/// One answer: the rate is so many thousandths a millisecond.
+const TOKEN: u64 = 1000;
+
+impl AnswerBudget {
+    /// A full one.
+    pub fn new() -> AnswerBudget {
+        AnswerBudget { left: vec![(FQDN_ANSWERS_BURST * TOKEN, 0); PORTS_MAX].into() }
     }
 
-    /// The groups that an address is in for a Pod, in order.
-    pub(crate) fn groups(
-        &self,
-        (port, generation): (PortId, u32),
-        address: IpAddr,
-        now_ms: u64,
-    ) -> ArrayVec<GroupId, GROUPS> {
-        let found = self.addresses.get(&key(port, generation, address), now_ms);
-        let words = found.unwrap_or_default().into_iter();
-        let living = words.filter(|word| ends_s(*word) > now_ms / 1000);
-        // What is empty ends at 0.
-        let mut groups: ArrayVec<GroupId, GROUPS> = living.map(group).collect();
-        groups.sort_unstable();
-        groups
-    }
-
-    /// Puts an address into a group for a Pod.
-    fn learn(&self, key: &Key, id: GroupId, ttl_s: u32, now_ms: u64) {
-        let now_s = now_ms / 1000;
-        // A day is the longest that any answer is believed.
-        let end_s = now_s + u64::from(ttl_s.clamp(FQDN_LIFETIME_MIN_S, 86_400));
-        let mut words = self.addresses.get(key, now_ms).unwrap_or_default();
-        let own = words.iter().position(|word| *word != 0 && group(*word) == id);
-        let place = own.or_else(|| {
-            let first = words.iter().enumerate().min_by_key(|(_, word)| ends_s(**word));
-            first.map(|(place, _)| place)
-        });
-        let Some(word) = place.and_then(|place| words.get_mut(place)) else { return };
-        let end_s = if own.is_some() { end_s.max(ends_s(*word)) } else { end_s };
-        *word = end_s << 32 | u64::from(id.0);
-        let last = words.iter().map(|word| ends_s(*word)).max().unwrap_or_default();
-        self.addresses.put(key, &words, last * 1000, now_ms);
+    fn take(&mut self, port: PortId, now_ms: u64) -> bool {
+        let Some((left, filled_ms)) = self.left.get_mut(port.index()) else { return false };
+        let earned = now_ms.saturating_sub(*filled_ms).saturating_mul(FQDN_ANSWERS_PER_S);
+        *left = left.saturating_add(earned).min(FQDN_ANSWERS_BURST * TOKEN);
+        *filled_ms = now_ms.max(*filled_ms);
+        let taken = left.checked_sub(TOKEN);
+        *left = taken.unwrap_or(*left);
+        taken.is_some()
     }
 }
 
-impl fmt::Debug for FqdnTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FqdnTable").finish_non_exhaustive()
+impl Default for AnswerBudget {
+    fn default() -> Self {
+        AnswerBudget::new()
     }
 }
 
-fn key(port: PortId, generation: u32, address: IpAddr) -> Key {
-    let (bits, v4) = match address {
-        IpAddr::V4(address) => (u128::from(address.to_bits()), 1),
-        IpAddr::V6(address) => (address.to_bits(), 0),
-    };
-    let port = (port.index() as u64) << 33 | u64::from(generation) << 1 | v4;
-    [(bits >> 64) as u64, bits as u64, port]
-}
-
-fn group(word: u64) -> GroupId {
-    GroupId(word as u32)
-}
-
-fn ends_s(word: u64) -> u64 {
-    word >> 32
-}
-
-/// Learns from an answer on its way to a Pod. Whoever calls it knows that the Pod has asked.
-pub(crate) fn learn(packet: &Packet<'_>, context: &Context<'_>) {
-    let policies = context.state.policies();
+/// Learns from an answer on its way to a Pod. Whoever calls it knows that the Pod has asked. An
+/// answer that there is no budget for must not reach it.
+pub(crate) fn learn(packet: &Packet<'_>, context: &mut Context<'_>) -> Result<(), DropReason> {
+    let (policies, port) = (context.state.policies(), packet.facts.egress);
     if context.dry || !policies.know_names() {
-        return;
+        return Ok(());
     }
-    let Some(port) = packet.facts.egress.and_then(|port| context.state.port(port)) else { return };
-    let Some(response) = message(packet).and_then(Response::parse) else { return };
-    for group in policies.groups_for(&response.name) {
-        for (address, ttl_s) in &response.addresses {
-            let key = key(port.id, port.generation, *address);
-            context.learned.fqdns.learn(&key, group, *ttl_s, context.now_ms);
-        }
+    let Some(port) = port.and_then(|port| context.state.port(port)) else { return Ok(()) };
+    let endpoint = context.state.sender(port.id).map(|endpoint| endpoint.name.as_str());
+    let Some(subject) = endpoint.and_then(|name| policies.asking_for_names(name)) else {
+        return Ok(());
+    };
+    let Some(answer) = message(packet).and_then(Answer::parse) else { return Ok(()) };
+    let groups: ArrayVec<GroupId, GROUPS> =
+        policies.groups_for(&answer.name, subject).take(GROUPS).collect();
+    if groups.is_empty() {
+        return Ok(());
     }
+    if !context.worker.answers.take(port.id, context.now_ms) {
+        return Err(DropReason::NameAnswerBudget);
+    }
+    for (address, ttl_s) in answer.addresses().unwrap_or_default() {
+        let key = table::key(port.id, port.generation, address);
+        context.learned.fqdns.learn(&key, &groups, ttl_s, context.now_ms);
+    }
+    Ok(())
 }
 
 /// The DNS message in a packet from a server: the whole datagram, or a TCP segment that begins with
@@ -132,8 +107,11 @@ fn message<'a>(packet: &'a Packet<'_>) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use std::net::IpAddr;
+
     use super::*;
     use crate::connection::Tuple;
+    use crate::limits::FQDN_LIFETIME_MIN_S;
     use crate::packet::Checksum;
     use crate::state::{
         Action, Change, Group, Kind, Object, ObjectId, Rule, RuleDirection, RuleTable,
@@ -198,7 +176,13 @@ mod tests {
     }
 
     /// Lets an answer pass to a Pod that asked.
-    fn deliver(node: &mut Node, pod: &str, message: &[u8], over_tcp: bool, dry: bool) {
+    fn deliver(
+        node: &mut Node,
+        pod: &str,
+        message: &[u8],
+        over_tcp: bool,
+        dry: bool,
+    ) -> Result<(), DropReason> {
         let mut payload = message.to_vec();
         let (probe, upper) = if over_tcp {
             payload.splice(0..0, (message.len() as u16).to_be_bytes());
@@ -222,7 +206,7 @@ mod tests {
         tuple.source_port = dns::PORT;
         packet.facts.tuple = Some(tuple);
         packet.facts.egress = node.state.port_by_name(pod);
-        learn(&packet, &Context { dry, ..node.context() });
+        learn(&packet, &mut Context { dry, ..node.context() })
     }
 
     #[track_caller]
@@ -243,10 +227,11 @@ mod tests {
             let mut node = node();
             assert!(!passes(&mut node, "a", "203.0.113.9"));
             let told = answer("WWW.example.com", ip("203.0.113.9"), 300);
-            deliver(&mut node, "a", &told, over_tcp, true);
+            deliver(&mut node, "a", &told, over_tcp, true).unwrap();
             assert!(!passes(&mut node, "a", "203.0.113.9"), "a described answer teaches nothing");
-            deliver(&mut node, "a", &told, over_tcp, false);
-            deliver(&mut node, "a", &answer("b.example.com", ip("2001::9"), 0), over_tcp, false);
+            deliver(&mut node, "a", &told, over_tcp, false).unwrap();
+            deliver(&mut node, "a", &answer("b.example.com", ip("2001::9"), 0), over_tcp, false)
+                .unwrap();
             assert!(passes(&mut node, "a", "203.0.113.9"));
             assert!(passes(&mut node, "a", "2001::9"));
             assert!(!passes(&mut node, "a", "203.0.113.10"));
@@ -263,26 +248,54 @@ mod tests {
     fn a_name_that_no_group_is_for_teaches_nothing() {
         let mut node = node();
         let told = answer("www.example.org", ip("203.0.113.9"), 300);
-        deliver(&mut node, "a", &told, false, false);
+        deliver(&mut node, "a", &told, false, false).unwrap();
         assert!(!passes(&mut node, "a", "203.0.113.9"));
         let group = ObjectId { kind: Kind::Group, name: "examples".to_owned() };
-        deliver(&mut node, "a", &answer("a.example.com", ip("203.0.113.9"), 300), false, false);
+        deliver(&mut node, "a", &answer("a.example.com", ip("203.0.113.9"), 300), false, false)
+            .unwrap();
         assert!(passes(&mut node, "a", "203.0.113.9"));
         node.apply(&[Change::Delete(group)]);
         assert!(!passes(&mut node, "a", "203.0.113.9"), "its group is gone");
     }
 
     #[test]
-    fn an_address_keeps_the_groups_that_hold_longest() {
-        let table = FqdnTable::new(64, 1);
-        let (port, address) = (PortId::new(3).unwrap(), ip("203.0.113.9"));
-        let key = key(port, 1, address);
-        for group in 0..GROUPS as u32 + 2 {
-            table.learn(&key, GroupId(group), 100 + group, 5000);
+    fn a_pod_whose_rules_are_about_no_name_is_taught_nothing() {
+        let mut node = node();
+        let only_a = Group {
+            name: "all".to_owned(),
+            members: vec![testbed::net("10.10.1.2/32")],
+            fqdns: Vec::new(),
+        };
+        node.apply(&[Change::Upsert(Object::Group(only_a))]);
+        let told = answer("www.example.com", ip("203.0.113.9"), 300);
+        for (pod, known) in [("b", 0), ("gateway", 0), ("a", 1)] {
+            deliver(&mut node, pod, &told, false, false).unwrap();
+            assert_eq!(node.learned.fqdns.len(node.now_ms), known, "{pod}");
         }
-        let groups = table.groups((port, 1), address, 5000);
-        assert_eq!(groups.iter().map(|it| it.0).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 9]);
-        assert!(table.groups((port, 2), address, 5000).is_empty(), "another Pod has the port");
-        assert_eq!(table.groups((port, 1), address, 5000 + 107_000).len(), 2);
+        let other = answer("www.example.org", ip("203.0.113.9"), 300);
+        for _ in 0..2 * FQDN_ANSWERS_BURST {
+            deliver(&mut node, "b", &told, false, false).unwrap();
+            deliver(&mut node, "a", &other, false, false).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_answer_beyond_a_pods_budget_is_dropped_and_its_neighbours_are_not() {
+        let mut node = node();
+        let told = answer("www.example.com", ip("203.0.113.9"), 300);
+        let mut read = 0;
+        for _ in 0..FQDN_ANSWERS_BURST + 100 {
+            match deliver(&mut node, "a", &told, false, false) {
+                Ok(()) => read += 1,
+                Err(reason) => assert_eq!(reason, DropReason::NameAnswerBudget),
+            }
+        }
+        assert_eq!(read, FQDN_ANSWERS_BURST);
+        deliver(&mut node, "b", &told, false, false).unwrap();
+        node.now_ms += 10;
+        for _ in 0..10 * FQDN_ANSWERS_PER_S / 1000 {
+            deliver(&mut node, "a", &told, false, false).unwrap();
+        }
+        deliver(&mut node, "a", &told, false, false).unwrap_err();
     }
 }

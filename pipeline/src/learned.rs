@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::affinity::AffinityTable;
 use crate::audit::AuditBuffer;
 use crate::connection::{ConnectionTable, ConnectionWorker, FragmentTable};
-use crate::fqdn::FqdnTable;
+use crate::fqdn::{AnswerBudget, FqdnTable};
 use crate::limits::{AFFINITIES_MAX, ConnectionLimits, FQDN_ADDRESSES_MAX, FRAGMENTS_MAX};
 use crate::tally::RuleTallies;
 
@@ -51,6 +51,8 @@ pub struct WorkerMemory {
     pub tallies: Arc<RuleTallies>,
     /// What rules that log have decided, until it is taken.
     pub audit: AuditBuffer,
+    /// How many more answers about names it reads.
+    pub answers: AnswerBudget,
 }
 
 impl WorkerMemory {
@@ -60,6 +62,7 @@ impl WorkerMemory {
             connections: ConnectionWorker::new(),
             tallies: Arc::new(RuleTallies::new()),
             audit: AuditBuffer::new(),
+            answers: AnswerBudget::new(),
         }
     }
 }

@@ -16,8 +16,17 @@ pub const GROUPS_MAX: usize = 1 << 17;
 /// Patterns of names with an asterisk: each is tried on every DNS answer.
 pub const FQDN_PATTERNS_MAX: usize = 1024;
 
-/// Addresses that DNS answers told Pods, one for each Pod that was told.
+/// Addresses that DNS answers told Pods, one for each Pod that was told. Where there is no room,
+/// the Pod with the most of it gives way.
 pub const FQDN_ADDRESSES_MAX: usize = 1 << 14;
+
+/// DNS answers a second, to one Pod and about names that its rules are about, that one worker
+/// reads. Each costs up to 30 us when its server means harm, so a Pod gets 1.5% of a worker for
+/// them; resolvers ask a few times a minute for a name that they keep.
+pub const FQDN_ANSWERS_PER_S: u64 = 500;
+
+/// Such answers that may come at once after a pause: those to a program that starts.
+pub const FQDN_ANSWERS_BURST: u64 = 1000;
 
 /// Seconds that an address is known by its name at least: a client that has just been told it with
 /// a TTL of zero still has to connect.

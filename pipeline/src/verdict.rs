@@ -144,6 +144,9 @@ reasons! {
     IngressPolicy,
     /// A Kubernetes policy isolates the receiver, and none allows it.
     IngressIsolation,
+    /// An answer of DNS to a Pod that gets more of them a second than are read, about a name that
+    /// its rules are about: what is told is in force before it is known, or is not told.
+    NameAnswerBudget,
     /// The underlay's next hop for the peer is not resolved yet.
     NoNextHop,
     /// The egress port would be the ingress port.

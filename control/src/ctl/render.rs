@@ -64,6 +64,14 @@ impl Render for StatusReport {
             "tracked",
             format!("{known} of {fit} connections, {} gave way", self.connections_evicted),
         ));
+        if self.name_addresses + self.name_addresses_displaced > 0 {
+            let (known, fit) = (self.name_addresses, self.name_addresses_max);
+            let gave_way = self.name_addresses_displaced;
+            lines.push((
+                "names",
+                format!("{known} of {fit} addresses that Pods were told, {gave_way} gave way"),
+            ));
+        }
         if self.audit_lost > 0 {
             let lost = self.audit_lost;
             lines.push(("audit", format!("{lost} decisions without a line: there was no room")));

@@ -49,6 +49,12 @@ pub struct StatusReport {
     pub connections_max: u64,
     /// Connections that had to give way for want of room.
     pub connections_evicted: u64,
+    /// Addresses that DNS answers told Pods for rules about names.
+    pub name_addresses: u64,
+    /// How many of them fit.
+    pub name_addresses_max: u64,
+    /// How many of them had to give way before their time.
+    pub name_addresses_displaced: u64,
     /// Decisions of policies that no audit line tells of.
     pub audit_lost: u64,
     /// As in `worker list`.
@@ -80,6 +86,9 @@ impl StatusReport {
             connections: status.connections,
             connections_max: status.connections_max,
             connections_evicted: status.connections_evicted,
+            name_addresses: status.name_addresses,
+            name_addresses_max: status.name_addresses_max,
+            name_addresses_displaced: status.name_addresses_displaced,
             audit_lost: status.audit_lost,
             workers,
         }

@@ -115,6 +115,8 @@ pub fn facts() -> Facts {
             connections: 12,
             connections_max: 4096,
             connections_evicted: 1,
+            name_addresses: 3,
+            name_addresses_max: 16_384,
             ..v1::StatusReply::default()
         },
         ports: vec![

@@ -58,6 +58,7 @@ revision  12, in force for 5 min 0 s
 ports     2 of 110 Pods, gateway seine-gw0, uplink eth0
 packets   6000 received, 12 dropped
 tracked   12 of 4096 connections, 1 gave way
+names     3 of 16384 addresses that Pods were told, 0 gave way
 workers   0 on core 2, adaptive
           1 on core 3, adaptive, still at revision 11
 "

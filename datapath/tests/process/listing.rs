@@ -44,6 +44,7 @@ async fn the_connection_table_says_how_full_it_is() {
     let status = node.client.status(v1::StatusRequest {}).await.unwrap().into_inner();
     assert!(status.connections_max >= 1 << 17, "{status:?}");
     assert_eq!((status.connections_evicted, status.audit_lost), (0, 0));
+    assert_eq!((status.name_addresses, status.name_addresses_max), (0, 1 << 14));
     let request = v1::ListConnectionsRequest { limit: 10, ..Default::default() };
     let mut parts = node.client.list_connections(request).await.unwrap().into_inner();
     let last = parts.next().await.unwrap().unwrap();

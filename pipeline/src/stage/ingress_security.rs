@@ -36,8 +36,8 @@ impl Table for IngressSecurityClassifier {
             return Verdict::Goto(TableId::ConntrackCommit);
         }
         if facts.is_decided() {
-            if reply {
-                fqdn::learn(packet, context);
+            if reply && let Err(reason) = fqdn::learn(packet, context) {
+                return Verdict::Drop(reason);
             }
             context.note(format_args!("under way"));
             return Verdict::Goto(TableId::IngressMetric);

@@ -121,9 +121,19 @@ impl Policies {
         !self.names.is_empty()
     }
 
-    /// The groups that are for a name in lower case.
-    pub(crate) fn groups_for(&self, name: &[u8]) -> impl Iterator<Item = GroupId> {
-        self.names.groups(name)
+    /// The rules of an Endpoint, where some of them may be about names.
+    pub(crate) fn asking_for_names(&self, endpoint: &str) -> Option<&Subject> {
+        let subject = self.of_endpoint(endpoint).filter(|_| self.know_names())?;
+        subject.sends_by_groups().then_some(subject)
+    }
+
+    /// The groups that are for a name in lower case, of those that these rules are about.
+    pub(crate) fn groups_for(
+        &self,
+        name: &[u8],
+        subject: &Subject,
+    ) -> impl Iterator<Item = GroupId> {
+        self.names.groups(name, |group| subject.sends_by(group))
     }
 
     /// Those of one table of one direction.

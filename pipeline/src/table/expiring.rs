@@ -60,6 +60,20 @@ impl<const K: usize, const V: usize> Expiring<K, V> {
     /// Adds a key, or gives it another value and another time. Says whether another that was still
     /// living had to give way.
     pub fn put(&self, key: &[u64; K], value: &[u64; V], expires_ms: u64, now_ms: u64) -> bool {
+        self.put_fairly(key, value, expires_ms, now_ms, |_| 0)
+    }
+
+    /// As [`put`](Self::put), where keys have owners: in a set that is full of the living, that
+    /// owner gives way who has the most of it, the key's own before another with as many. So nobody
+    /// takes what others have by putting a great deal.
+    pub fn put_fairly(
+        &self,
+        key: &[u64; K],
+        value: &[u64; V],
+        expires_ms: u64,
+        now_ms: u64,
+        owner: impl Fn(&[u64; K]) -> u64,
+    ) -> bool {
         if expires_ms <= now_ms {
             self.remove(key);
             return false;
@@ -73,10 +87,7 @@ impl<const K: usize, const V: usize> Expiring<K, V> {
                 std::array::from_fn(|_| known.next())
             };
             let own = doubles.iter().flatten().max_by_key(|(_, _, seen)| seen.expires_ms);
-            let place = own.copied().or_else(|| {
-                let dead_first = |expires_ms| if expires_ms <= now_ms { 0 } else { expires_ms };
-                self.set(key).min_by_key(|(_, _, seen)| dead_first(seen.expires_ms))
-            });
+            let place = own.copied().or_else(|| self.place(key, now_ms, &owner));
             if let Some((words, number, seen)) = place
                 && write(words, number, Some(&entry))
             {
@@ -124,6 +135,27 @@ impl<const K: usize, const V: usize> Expiring<K, V> {
         let start = self.hash.hash(key) as usize % sets * WAYS * Self::STRIDE;
         let set = self.words.get(start..).unwrap_or_default();
         set.chunks_exact(Self::STRIDE).take(WAYS).filter_map(seen)
+    }
+
+    /// Where a key that is not there goes.
+    fn place(
+        &self,
+        key: &[u64; K],
+        now_ms: u64,
+        owner: &impl Fn(&[u64; K]) -> u64,
+    ) -> Option<Seen<'_, K, V>> {
+        let newcomer = owner(key);
+        let rank = |seen: &ExpiringEntry<K, V>| {
+            if seen.expires_ms <= now_ms {
+                return (0, 0, 0);
+            }
+            let whose = owner(&seen.key);
+            let living = self.set(key).filter(|(_, _, it)| it.expires_ms > now_ms);
+            let has = living.filter(|(_, _, it)| owner(&it.key) == whose).count();
+            let own = whose == newcomer;
+            (WAYS + 1 - has - usize::from(own), 1 + usize::from(!own), seen.expires_ms)
+        };
+        self.set(key).min_by_key(|(_, _, seen)| rank(seen))
     }
 
     /// Those among them that are the key's and living.
@@ -267,6 +299,32 @@ mod tests {
         assert!(!table.put(&[9], &[1], 10, 10), "what is over before it begins is a removal");
         assert_eq!(table.get(&[9], 10), None);
         assert!(!table.remove(&[9]));
+    }
+
+    #[test]
+    fn who_has_the_most_of_a_full_set_gives_way() {
+        let table = Expiring::<1, 1>::new(1, 1);
+        let owner = |key: &[u64; 1]| key[0] / 100;
+        let put = |key: u64, lives_ms| table.put_fairly(&[key], &[key], lives_ms, 0, owner);
+        let has = |owner: u64| table.iter(0).filter(|it| it.key[0] / 100 == owner).count();
+        for key in 100..108 {
+            assert!(!put(key, 1000), "what nobody else wants is anybody's");
+        }
+        assert!(put(200, 10) && put(300, 20));
+        assert_eq!((has(1), has(2), has(3)), (6, 1, 1));
+        for key in 110..190 {
+            assert!(put(key, 5000));
+        }
+        assert_eq!((has(1), has(2), has(3)), (6, 1, 1), "the flood washes itself away");
+        for key in 201..290 {
+            put(key, 5000);
+        }
+        assert_eq!((has(1), has(2), has(3)), (4, 3, 1));
+        for owner in 400..409 {
+            put(owner * 100, 30);
+        }
+        assert_eq!(table.iter(0).count(), WAYS);
+        assert!((1..400).all(|owner| has(owner) <= 1), "with eight owners each has one");
     }
 
     #[test]

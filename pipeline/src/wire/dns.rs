@@ -12,13 +12,17 @@ use super::{bytes_at, u16_at};
 pub const PORT: u16 = 53;
 /// Longest name, in text and without the last dot (RFC 1035 section 2.3.4).
 pub const NAME_MAX: usize = 253;
-/// Addresses of one response that are read; resolvers seldom give more than a dozen.
-pub const ADDRESSES_MAX: usize = 32;
+/// Addresses of one response that are read: a datagram of the 1232 bytes that resolvers ask for has
+/// room for few more.
+pub const ADDRESSES_MAX: usize = 64;
 
 /// Bytes of a message's header.
 const HEADER: usize = 12;
 /// Records that are looked at.
-const RECORDS_MAX: u16 = 64;
+const RECORDS_MAX: u16 = ADDRESSES_MAX as u16;
+/// Names that are read of one answer: each of its records once, and once more where aliases stand
+/// in another order than that in which they lead on.
+const NAMES_MAX: usize = 2 * RECORDS_MAX as usize;
 /// Aliases that are followed from one name to the next.
 const ALIASES_MAX: usize = 8;
 /// Compression pointers that are followed within one name.
@@ -32,52 +36,63 @@ const CLASS_INTERNET: u16 = 1;
 /// A name in lower case, its labels parted by dots.
 pub type Name = ArrayVec<u8, NAME_MAX>;
 
-/// The addresses of a name.
+/// Addresses, and for how many seconds each may be used.
+pub type Addresses = ArrayVec<(IpAddr, u32), ADDRESSES_MAX>;
+
+/// An answer to one question about a name of the Internet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Response {
+pub struct Answer<'a> {
     /// The name that was asked for.
     pub name: Name,
-    /// Its addresses, also by way of aliases, and for how many seconds each may be used.
-    pub addresses: ArrayVec<(IpAddr, u32), ADDRESSES_MAX>,
+    message: &'a [u8],
+    /// Where its records begin.
+    records: usize,
 }
 
-impl Response {
-    /// Reads a whole message. `None` when it is not the answer to one question about a name of the
-    /// Internet, or cannot be read.
-    pub fn parse(message: &[u8]) -> Option<Response> {
+impl<'a> Answer<'a> {
+    /// Reads whose addresses a whole message tells, and no further. `None` when it is not an
+    /// answer, or cannot be read.
+    pub fn parse(message: &'a [u8]) -> Option<Answer<'a>> {
         let [_, _, flags, code, ..] = *message.first_chunk::<HEADER>()?;
         let standard = flags & 0b1111_1000 == 0b1000_0000;
         if !standard || code & 0x0f != 0 || u16_at(message, 4)? != 1 {
             return None;
         }
         let (name, end) = name_at(message, HEADER)?;
-        if u16_at(message, end + 2)? != CLASS_INTERNET {
-            return None;
-        }
-        let (mut owner, start, mut ttl_min) = (name.clone(), end + 4, u32::MAX);
-        let count = u16_at(message, 6)?.min(RECORDS_MAX);
-        for _ in 0..ALIASES_MAX {
-            let mut alias = None;
-            let mut addresses = ArrayVec::new();
-            let mut offset = start;
+        let internet = u16_at(message, end + 2)? == CLASS_INTERNET;
+        internet.then_some(Answer { name, message, records: end + 4 })
+    }
+
+    /// The addresses, also by way of aliases. `None` when they cannot be read within the limits
+    /// above.
+    pub fn addresses(&self) -> Option<Addresses> {
+        let (mut owner, mut ttl_min) = (self.name.clone(), u32::MAX);
+        let (mut addresses, mut aliases) = (Addresses::new(), 0);
+        let count = usize::from(u16_at(self.message, 6)?.min(RECORDS_MAX));
+        for _ in 0..NAMES_MAX / count.max(1) {
+            let (mut offset, known) = (self.records, aliases);
             for _ in 0..count {
-                let record = Record::at(message, offset)?;
+                let record = Record::at(self.message, offset)?;
                 offset = record.end;
                 if record.owner != owner {
                     continue;
                 }
                 let ttl = record.ttl.min(ttl_min);
-                match record.read(message) {
+                match record.read(self.message) {
                     Data::Address(address) => drop(addresses.try_push((address, ttl))),
-                    Data::Alias => alias = Some((record.data, ttl)),
-                    Data::Other => {}
+                    Data::Alias if addresses.is_empty() => {
+                        aliases += 1;
+                        (owner, ttl_min) = (name_at(self.message, record.data)?.0, ttl);
+                    }
+                    Data::Alias | Data::Other => {}
+                }
+                if aliases > ALIASES_MAX {
+                    return None;
                 }
             }
-            match alias {
-                Some((target, ttl)) if addresses.is_empty() => {
-                    (owner, ttl_min) = (name_at(message, target)?.0, ttl);
-                }
-                _ => return Some(Response { name, addresses }),
+            // What comes before the last alias met was passed by while another name was looked for.
+            if aliases == known || !addresses.is_empty() {
+                return Some(addresses);
             }
         }
         None
@@ -193,9 +208,10 @@ mod tests {
     }
 
     fn parsed(message: &[u8]) -> Option<(String, Vec<(String, u32)>)> {
-        let Response { name, addresses } = Response::parse(message)?;
+        let answer = Answer::parse(message)?;
+        let addresses = answer.addresses()?;
         let addresses = addresses.iter().map(|(it, ttl)| (it.to_string(), *ttl)).collect();
-        Some((String::from_utf8(name.to_vec()).unwrap(), addresses))
+        Some((String::from_utf8(answer.name.to_vec()).unwrap(), addresses))
     }
 
     const QUESTION: [u8; 2] = [0xc0, 12];
@@ -224,6 +240,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_hostile_server_sends_is_read_at_most_twice() {
+        let [many, few] = [63, 7].map(|others| {
+            let mut records = vec![record(&labels("c.net"), TYPE_A, 300, &[203, 0, 113, 9])];
+            records.push(record(&labels("b.net"), TYPE_CNAME, 60, &labels("c.net")));
+            records.push(record(&QUESTION, TYPE_CNAME, 60, &labels("b.net")));
+            records.resize(others, record(&labels("other.net"), TYPE_A, 0, &[192, 0, 2, 1]));
+            message("a.com", &records)
+        });
+        assert!(parsed(&few).is_some_and(|(_, addresses)| addresses.len() == 1));
+        assert_eq!(parsed(&many), None, "three times 63 names are too many");
+        let records: Vec<_> =
+            (0..80).map(|last| record(&QUESTION, TYPE_A, 300, &[192, 0, 2, last])).collect();
+        let (_, addresses) = parsed(&message("a.com", &records)).unwrap();
+        assert_eq!(addresses.len(), ADDRESSES_MAX);
+    }
+
+    #[test]
     fn loops_of_aliases_and_of_pointers_end() {
         let records = [
             record(&QUESTION, TYPE_CNAME, 60, &labels("b.net")),
@@ -239,6 +272,8 @@ mod tests {
     fn questions_failures_and_fragments_of_messages_teach_nothing() {
         let whole = message("a.com", &[record(&QUESTION, TYPE_A, 300, &[203, 0, 113, 9])]);
         assert!(parsed(&whole).is_some());
+        let (_, none) = parsed(&message("a.com", &[])).unwrap();
+        assert!(none.is_empty());
         for (offset, value) in [(2, 0x01), (3, 0x83), (5, 2), (5, 0)] {
             let mut other = whole.clone();
             other[offset] = value;
@@ -255,11 +290,11 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             tail in prop::collection::vec(any::<u8>(), 0..100),
         ) {
-            Response::parse(&bytes);
+            parsed(&bytes);
             let mut likely = message("a.example.com", &[]);
             likely[7] = 3;
             likely.extend(tail);
-            Response::parse(&likely);
+            parsed(&likely);
         }
     }
 }

@@ -54,11 +54,16 @@ impl Names {
         }
     }
 
-    /// The groups that a name, in lower case, is for.
-    pub(super) fn groups(&self, name: &[u8]) -> impl Iterator<Item = GroupId> {
+    /// The groups that a name, in lower case, is for, of those that are wanted.
+    pub(super) fn groups(
+        &self,
+        name: &[u8],
+        wanted: impl Fn(GroupId) -> bool + Copy,
+    ) -> impl Iterator<Item = GroupId> {
         let exact = self.exact.get(name).into_iter().flat_map(|set| set.iter().copied());
-        let matching = self.patterns.iter().filter(move |(pattern, _)| matches(pattern, name));
-        exact.chain(matching.map(|(_, group)| *group))
+        let patterns = self.patterns.iter().filter(move |(_, group)| wanted(*group));
+        let matching = patterns.filter(move |(pattern, _)| matches(pattern, name));
+        exact.filter(move |group| wanted(*group)).chain(matching.map(|(_, group)| *group))
     }
 }
 
@@ -69,6 +74,11 @@ fn normal(name: &str) -> Arc<[u8]> {
 
 /// Whether a pattern, whose asterisks stand for anything, is for the whole name.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    // Most patterns end in what most names do not.
+    let tail = pattern.rsplit(|byte| *byte == b'*').next().unwrap_or_default();
+    if !name.ends_with(tail) {
+        return false;
+    }
     let (mut pattern, mut name) = (pattern, name);
     // Behind the last asterisk met, and what it has not taken yet.
     let mut asterisk: Option<(&[u8], &[u8])> = None;
@@ -124,8 +134,11 @@ mod tests {
         names.add("Www.Example.com.", GroupId(1));
         names.add("*.example.com", GroupId(2));
         names.add("www.example.com", GroupId(3));
+        names.add("www.example.com", GroupId(4));
+        names.add("*.example.com", GroupId(4));
         let groups = |names: &Names, name: &str| {
-            let mut groups: Vec<u32> = names.groups(name.as_bytes()).map(|it| it.0).collect();
+            let mut groups: Vec<u32> =
+                names.groups(name.as_bytes(), |it| it.0 != 4).map(|it| it.0).collect();
             groups.sort_unstable();
             groups
         };
@@ -135,6 +148,7 @@ mod tests {
         names.remove(&["*.example.com".to_owned()], GroupId(2));
         assert_eq!(groups(&names, "www.example.com"), [3]);
         names.remove(&["www.example.com".to_owned()], GroupId(3));
+        names.remove(&["www.example.com".to_owned(), "*.example.com".to_owned()], GroupId(4));
         assert!(names.is_empty());
     }
 }

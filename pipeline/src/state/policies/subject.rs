@@ -205,6 +205,23 @@ impl Subject {
         self.sections.iter().any(|section| section.groups.get(&group).is_some())
     }
 
+    /// Whether any rule for what it sends is about a group.
+    pub(super) fn sends_by(&self, group: GroupId) -> bool {
+        let key = PeerKey::Group(group);
+        self.egress().any(|section| section.get(&key).is_some())
+    }
+
+    /// Whether any rule for what it sends is about some group.
+    pub(super) fn sends_by_groups(&self) -> bool {
+        self.egress().any(|section| !section.groups.is_empty())
+    }
+
+    fn egress(&self) -> impl Iterator<Item = &Section> {
+        let tables = [RuleTable::AntreaPolicy, RuleTable::NetworkPolicy, RuleTable::Default];
+        let places = tables.map(|table| place(RuleDirection::Egress, table));
+        places.into_iter().filter_map(|place| self.sections.get(place))
+    }
+
     /// Entries of all its tables together.
     pub(super) fn entries(&self) -> usize {
         self.sections.iter().map(Section::len).sum()
