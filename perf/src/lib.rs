@@ -19,3 +19,4 @@ pub mod record;
 pub mod report;
 pub mod statistics;
 pub mod topology;
+pub mod virtio;
