@@ -68,6 +68,8 @@ impl Slot {
             .count_drop(DropReason::EgressRefused, now.refused.saturating_sub(seen.refused));
         self.counters
             .count_drop(DropReason::NoFrame, now.device_drops.saturating_sub(seen.device_drops));
+        self.counters
+            .count_drop(DropReason::Malformed, now.malformed.saturating_sub(seen.malformed));
         if let Some(fault) = self.queue.fault() {
             // Only the first counts: it is what stopped the queue.
             let _ = self.counters.fault.set(fault);

@@ -5,6 +5,7 @@
 //!
 //! * [`af_xdp`]: the host end of a Pod's veth, and the node's uplink beside the kernel.
 //! * [`tap`]: `seine-gw0`, the node's own leg, with a virtio-net header.
+//! * [`vhost_user`]: virtual machines, and Pods with a driver of their own in user space.
 //! * [`memory`], [`pcap`]: tests, replay, benchmarks.
 
 pub mod af_xdp;
@@ -13,9 +14,12 @@ pub mod memory;
 mod open;
 pub mod pcap;
 pub mod tap;
+pub mod vhost_user;
+mod virtio_net;
 
 pub use interface::Interface;
 pub use open::{AttachMode, OpenError, PortFacts};
+pub use vhost_user::GuestFault;
 
 use std::os::fd::RawFd;
 
@@ -80,6 +84,14 @@ pub enum QueueFault {
         /// What is wrong with it.
         reason: String,
     },
+    /// A guest broke the rules of its rings or of its memory.
+    #[error("the guest at `{socket}`: {fault}; its port is down until it is opened again")]
+    Guest {
+        /// The socket of its port.
+        socket: String,
+        /// What it did.
+        fault: GuestFault,
+    },
     /// Reading or writing the device failed in a way that does not pass.
     #[error("input or output on `{interface}` failed with errno {errno}; reopen the port")]
     Device {
@@ -97,6 +109,9 @@ pub struct QueueStats {
     pub system_calls: u64,
     /// Frames that the device refused for good.
     pub refused: u64,
+    /// Frames whose sender described them as they are not: cut short, too long, a checksum outside
+    /// of them, or segments that were not agreed on.
+    pub malformed: u64,
     /// Frames that the device dropped because no buffer was posted, or its ring was full.
     pub device_drops: u64,
 }

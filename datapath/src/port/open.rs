@@ -201,6 +201,17 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A socket cannot be had.
+    #[error("cannot listen at `{}`: {source}; its directory must be there and writable", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody listens there.
+    #[error("somebody listens at `{}` already; end its owner", .0.display())]
+    SocketTaken(PathBuf),
     /// The namespace of the interface.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),

@@ -10,10 +10,12 @@ use seine_datapath::port::af_xdp::{self, AfXdpOptions, FrameMemory};
 use seine_datapath::port::memory::{self, MemoryOptions, MemoryWire};
 use seine_datapath::port::pcap;
 use seine_datapath::port::tap::{self, TapOptions};
+use seine_datapath::port::vhost_user::Mode;
 use seine_pipeline::address::PortKind;
 use seine_pipeline::packet::Checksum;
 
 use crate::device::{Pod, RawWire, Room, run};
+use crate::guest::{SPLIT, Shape};
 use crate::{Bench, Kind, Sample, Wire};
 
 /// Runs tests of the suite over a kind, under an attribute.
@@ -24,6 +26,7 @@ macro_rules! contract {
                 #[test]
                 #$attribute
                 fn $test() {
+                    use super::*;
                     crate::suite::$test(&$kind);
                 }
             )+
@@ -31,7 +34,7 @@ macro_rules! contract {
     };
 }
 
-contract!([cfg(all())] memory_port, super::Memory { partial: true };
+contract!([cfg(all())] memory_port, Memory { partial: true };
     packets_are_received_unchanged_and_in_order,
     packets_are_transmitted_unchanged_and_in_order,
     a_batch_is_filled_and_no_further,
@@ -43,11 +46,11 @@ contract!([cfg(all())] memory_port, super::Memory { partial: true };
     a_partial_checksum_passes_both_ways_or_is_refused,
 );
 
-contract!([cfg(all())] memory_port_without_partial_checksum, super::Memory { partial: false };
+contract!([cfg(all())] memory_port_without_partial_checksum, Memory { partial: false };
     a_partial_checksum_passes_both_ways_or_is_refused,
 );
 
-contract!([ignore = "needs CAP_NET_ADMIN"] af_xdp_port, super::AfXdp;
+contract!([ignore = "needs CAP_NET_ADMIN"] af_xdp_port, AfXdp;
     packets_are_received_unchanged_and_in_order,
     packets_are_transmitted_unchanged_and_in_order,
     a_batch_is_filled_and_no_further,
@@ -59,7 +62,7 @@ contract!([ignore = "needs CAP_NET_ADMIN"] af_xdp_port, super::AfXdp;
     a_partial_checksum_passes_both_ways_or_is_refused,
 );
 
-contract!([ignore = "needs CAP_NET_ADMIN"] tap_port, super::Tap { io_uring: true };
+contract!([ignore = "needs CAP_NET_ADMIN"] tap_port, Tap { io_uring: true };
     packets_are_received_unchanged_and_in_order,
     packets_are_transmitted_unchanged_and_in_order,
     a_batch_is_filled_and_no_further,
@@ -70,7 +73,7 @@ contract!([ignore = "needs CAP_NET_ADMIN"] tap_port, super::Tap { io_uring: true
     a_partial_checksum_passes_both_ways_or_is_refused,
 );
 
-contract!([ignore = "needs CAP_NET_ADMIN"] tap_port_without_io_uring, super::Tap { io_uring: false };
+contract!([ignore = "needs CAP_NET_ADMIN"] tap_port_without_io_uring, Tap { io_uring: false };
     packets_are_received_unchanged_and_in_order,
     packets_are_transmitted_unchanged_and_in_order,
     a_batch_is_filled_and_no_further,
@@ -81,7 +84,7 @@ contract!([ignore = "needs CAP_NET_ADMIN"] tap_port_without_io_uring, super::Tap
     a_partial_checksum_passes_both_ways_or_is_refused,
 );
 
-contract!([cfg(all())] pcap_port, super::Pcap;
+contract!([cfg(all())] pcap_port, Pcap;
     packets_are_received_unchanged_and_in_order,
     packets_are_transmitted_unchanged_and_in_order,
     a_batch_is_filled_and_no_further,
@@ -89,6 +92,64 @@ contract!([cfg(all())] pcap_port, super::Pcap;
     an_empty_frame_is_refused_and_counted,
     no_frame_is_lost_or_doubled,
     a_partial_checksum_passes_both_ways_or_is_refused,
+);
+
+contract!([cfg(all())] vhost_user_split, SPLIT;
+    packets_are_received_unchanged_and_in_order,
+    packets_are_transmitted_unchanged_and_in_order,
+    a_batch_is_filled_and_no_further,
+    transmit_leaves_what_does_not_fit,
+    a_frame_too_long_for_the_device_is_refused_and_counted,
+    an_empty_frame_is_refused_and_counted,
+    a_queue_at_rest_wakes,
+    no_frame_is_lost_or_doubled,
+    a_partial_checksum_passes_both_ways_or_is_refused,
+);
+
+contract!([cfg(all())] vhost_user_client_with_event_index,
+    Shape { mode: Mode::Client, event_index: true, apart: true, ..SPLIT };
+    packets_are_received_unchanged_and_in_order,
+    packets_are_transmitted_unchanged_and_in_order,
+    a_queue_at_rest_wakes,
+    no_frame_is_lost_or_doubled,
+    a_partial_checksum_passes_both_ways_or_is_refused,
+);
+
+contract!([cfg(all())] vhost_user_split_merged_and_indirect,
+    Shape { indirect: true, apart: true, receive_bytes: 200, ..SPLIT };
+    packets_are_received_unchanged_and_in_order,
+    packets_are_transmitted_unchanged_and_in_order,
+    a_frame_too_long_for_the_device_is_refused_and_counted,
+    no_frame_is_lost_or_doubled,
+    a_partial_checksum_passes_both_ways_or_is_refused,
+);
+
+contract!([cfg(all())] vhost_user_packed, Shape { packed: true, ..SPLIT };
+    packets_are_received_unchanged_and_in_order,
+    packets_are_transmitted_unchanged_and_in_order,
+    a_batch_is_filled_and_no_further,
+    transmit_leaves_what_does_not_fit,
+    a_frame_too_long_for_the_device_is_refused_and_counted,
+    an_empty_frame_is_refused_and_counted,
+    a_queue_at_rest_wakes,
+    no_frame_is_lost_or_doubled,
+    a_partial_checksum_passes_both_ways_or_is_refused,
+);
+
+contract!([cfg(all())] vhost_user_packed_merged_in_chains,
+    Shape { packed: true, event_index: true, apart: true, receive_bytes: 200, ..SPLIT };
+    packets_are_received_unchanged_and_in_order,
+    packets_are_transmitted_unchanged_and_in_order,
+    a_queue_at_rest_wakes,
+    no_frame_is_lost_or_doubled,
+);
+
+contract!([cfg(all())] vhost_user_packed_indirect,
+    Shape { packed: true, indirect: true, apart: true, ..SPLIT };
+    packets_are_received_unchanged_and_in_order,
+    packets_are_transmitted_unchanged_and_in_order,
+    transmit_leaves_what_does_not_fit,
+    no_frame_is_lost_or_doubled,
 );
 
 /// A memory port.

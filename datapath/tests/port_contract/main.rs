@@ -8,11 +8,13 @@
 
 mod af_xdp;
 mod device;
+mod guest;
 mod kinds;
 mod refusals;
 mod suite;
 mod tap;
 mod uplink;
+mod vhost_user;
 
 use seine_datapath::frame::{FrameCache, Region};
 use seine_datapath::port::Queue;

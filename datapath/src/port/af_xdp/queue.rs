@@ -332,6 +332,7 @@ impl Queue for AfXdpQueue {
             system_calls: self.system_calls,
             refused: self.refused,
             device_drops: device_drops + self.unsent,
+            ..QueueStats::default()
         }
     }
 

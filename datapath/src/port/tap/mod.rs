@@ -11,7 +11,6 @@
 
 #![allow(unsafe_code, reason = "ioctls of /dev/net/tun, and io_uring's buffers")]
 
-mod header;
 mod plain;
 mod uring;
 
@@ -27,7 +26,7 @@ use self::plain::PlainQueue;
 use self::uring::UringQueue;
 use super::interface::Interface;
 use super::open::{OpenError, PortFacts};
-use super::{Queue, QueueFault};
+use super::{Queue, QueueFault, virtio_net as header};
 use crate::frame::{Frame, HEADROOM, Region};
 use crate::netns::Namespace;
 

@@ -1,8 +1,9 @@
-//! The virtio-net header in front of each packet of a tap: `struct virtio_net_hdr`, little-endian.
+//! The virtio-net header in front of each packet of a tap or a guest: `struct virtio_net_hdr`,
+//! little-endian.
 
 use seine_pipeline::packet::Checksum;
 
-/// Bytes of the header; the kernel is told so.
+/// Bytes of the header; the kernel is told so. A guest adds a count of buffers.
 pub(super) const BYTES: usize = 10;
 
 const NEEDS_CHECKSUM: u8 = 1;

@@ -1,0 +1,204 @@
+//! The control thread of a port: meets front ends, and listens to one at a time.
+//!
+//! As a server it waits for them at its socket; as a client it goes to theirs, again and again.
+//! When a connection ends the rings are taken back and the next one is waited for. A guest that
+//! broke the rules is not: the port stays down until it is opened again.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vhost::vhost_user::{BackendReqHandler, Error};
+
+use super::Mode;
+use super::device::Device;
+use super::shared::Shared;
+use crate::port::OpenError;
+
+/// Between two attempts to reach a front end.
+const CONNECT_PAUSE_MS: u16 = 200;
+
+/// How long the rest of a message may take.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Keeps a port's control thread, and its socket. Both end when it is dropped.
+pub struct Control {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Whether a front end is connected.
+    pub fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        let _ = self.shared.control.write(1);
+        if let Some(thread) = self.thread.take() {
+            // It panics in a test at most, and there it was seen.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts the control thread.
+pub(super) fn start(shared: Arc<Shared>, path: &Path, mode: Mode) -> Result<Control, OpenError> {
+    let refused = |source| OpenError::Kernel {
+        action: "starting the control thread",
+        interface: path.display().to_string(),
+        source,
+    };
+    let meeting = match mode {
+        Mode::Server => Meeting::Server(Listening::at(path)?),
+        Mode::Client => Meeting::Client(path.to_owned()),
+    };
+    let device = Mutex::new(Device::new(shared.clone()));
+    let mut host = Host { shared: shared.clone(), device: Arc::new(device) };
+    let thread = std::thread::Builder::new()
+        .name("vhost-user".to_owned())
+        .spawn(move || host.run(meeting))
+        .map_err(refused)?;
+    Ok(Control { shared, thread: Some(thread) })
+}
+
+/// A socket that is listened at, and goes when this does.
+struct Listening {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Listening {
+    /// Listens, with a socket that only its owner may connect to from the moment it has its name.
+    fn at(path: &Path) -> Result<Listening, OpenError> {
+        let refused = |source| OpenError::Socket { path: path.to_owned(), source };
+        if let Ok(metadata) = std::fs::symlink_metadata(path) {
+            if !metadata.file_type().is_socket() {
+                return Err(refused(io::Error::from_raw_os_error(libc::EEXIST)));
+            }
+            if UnixStream::connect(path).is_ok() {
+                return Err(OpenError::SocketTaken(path.to_owned()));
+            }
+        }
+        let fresh = path.with_extension("new");
+        let _ = std::fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh).map_err(refused)?;
+        let named = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&fresh, path))
+            .and_then(|()| listener.set_nonblocking(true))
+            .and_then(|()| std::fs::symlink_metadata(path));
+        match named {
+            Ok(metadata) => {
+                Ok(Listening { listener, path: path.to_owned(), inode: metadata.ino() })
+            }
+            Err(error) => {
+                let _ = std::fs::remove_file(&fresh);
+                Err(refused(error))
+            }
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // Somebody else's by now, it stays.
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|it| it.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+enum Meeting {
+    Server(Listening),
+    Client(PathBuf),
+}
+
+/// Whom the thread listens to, and what it does for them.
+struct Host {
+    shared: Arc<Shared>,
+    device: Arc<Mutex<Device>>,
+}
+
+impl Host {
+    fn run(&mut self, meeting: Meeting) {
+        while self.goes_on() {
+            match self.meet(&meeting) {
+                Some(stream) => self.serve(stream),
+                None => continue,
+            }
+            if matches!(meeting, Meeting::Client(_)) {
+                self.wait(None, Some(CONNECT_PAUSE_MS));
+            }
+        }
+        drop(meeting);
+        if let Some(fault) = self.shared.fault() {
+            tracing::error!(socket = self.shared.socket, %fault, "vhost-user port is down");
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.shared.closing.load(Ordering::Acquire) && !self.shared.is_broken()
+    }
+
+    fn meet(&self, meeting: &Meeting) -> Option<UnixStream> {
+        match meeting {
+            Meeting::Server(listening) => {
+                self.wait(Some(listening.listener.as_fd()), None);
+                listening.listener.accept().ok().map(|(stream, _)| stream)
+            }
+            Meeting::Client(path) => UnixStream::connect(path)
+                .inspect_err(|_| self.wait(None, Some(CONNECT_PAUSE_MS)))
+                .ok(),
+        }
+    }
+
+    /// Waits until a descriptor is readable, somebody wants the thread, or the time is over.
+    fn wait(&self, descriptor: Option<std::os::fd::BorrowedFd<'_>>, limit_ms: Option<u16>) {
+        let wanted = PollFd::new(self.shared.control.as_fd(), PollFlags::POLLIN);
+        let mut polled = vec![wanted];
+        polled.extend(descriptor.map(|it| PollFd::new(it, PollFlags::POLLIN)));
+        let limit = limit_ms.map_or(PollTimeout::NONE, PollTimeout::from);
+        // A signal is a wake like any other.
+        let _ = poll(&mut polled, limit);
+    }
+
+    /// Listens to one front end until it goes.
+    fn serve(&self, stream: UnixStream) {
+        let socket = self.shared.socket.as_str();
+        tracing::info!(socket, "front end connected");
+        self.shared.connected.store(true, Ordering::Relaxed);
+        let reason = self.listen(stream);
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).disconnect();
+        self.shared.connected.store(false, Ordering::Relaxed);
+        match reason {
+            Ok(()) | Err(Error::Disconnected) => tracing::info!(socket, "front end left"),
+            Err(error) => tracing::warn!(socket, %error, "connection to the front end ended"),
+        }
+    }
+
+    fn listen(&self, stream: UnixStream) -> Result<(), Error> {
+        stream.set_nonblocking(false).map_err(Error::SocketError)?;
+        stream.set_read_timeout(Some(MESSAGE_LIMIT)).map_err(Error::SocketError)?;
+        stream.set_write_timeout(Some(MESSAGE_LIMIT)).map_err(Error::SocketError)?;
+        let watched = stream.try_clone().map_err(Error::SocketError)?;
+        let mut handler = BackendReqHandler::from_stream(stream, self.device.clone());
+        loop {
+            self.wait(Some(watched.as_fd()), None);
+            if !self.goes_on() {
+                return Ok(());
+            }
+            handler.handle_request()?;
+        }
+    }
+}

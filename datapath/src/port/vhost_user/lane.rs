@@ -1,0 +1,293 @@
+//! A lane: one ring at work, with the memory, kicks and calls that belong to it. Copies packets
+//! out of a guest's buffers and into them, batch by batch.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use seine_pipeline::address::PortId;
+use seine_pipeline::limits::BATCH_MAX;
+use seine_pipeline::packet::Checksum;
+
+use super::events::{Doorbell, drain};
+use super::fault::GuestFault;
+use super::memory::GuestMemory;
+use super::ring::{Buffer, Ring, Spans};
+use crate::frame::{Batch, Frame, FrameCache, HEADROOM};
+use crate::port::{QueueStats, virtio_net};
+
+const ETHERNET_BYTES: usize = 14;
+
+/// Buffers that one packet is spread over, where the guest merges them.
+const MERGED_MAX: usize = 32;
+
+/// The longest virtio-net header: with the count of buffers.
+const HEADER_BYTES_MAX: usize = virtio_net::BYTES + 2;
+
+/// Looks in a row that find nothing before kicks are asked for. A worker looks twice before it
+/// rests.
+const LOOKS_BEFORE_KICKS: u32 = 2;
+
+/// Fruitless looks between two tries to take kicks that came late or for nothing: left there, they
+/// would keep the worker from its rest.
+const LOOKS_BETWEEN_DRAINS: u32 = 16;
+
+/// What was agreed with the guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreement {
+    /// Bytes of the header in front of each packet.
+    pub header_bytes: usize,
+    /// VIRTIO_NET_F_MRG_RXBUF.
+    pub mergeable: bool,
+    /// VIRTIO_NET_F_GUEST_CSUM: it takes partial checksums.
+    pub guest_checksum: bool,
+    /// Bytes of the longest packet, Ethernet header included.
+    pub packet_bytes_max: usize,
+}
+
+/// One ring at work.
+pub(super) struct Lane {
+    pub ring: Ring,
+    pub memory: Arc<GuestMemory>,
+    pub kick: Option<File>,
+    pub call: Option<Doorbell>,
+    agreement: Agreement,
+    /// Whether the worker polls, and kicks are never asked for.
+    polled: bool,
+    /// Whether kicks are asked for.
+    armed: bool,
+    fruitless: u32,
+}
+
+impl Lane {
+    pub fn new(ring: Ring, memory: Arc<GuestMemory>, agreement: Agreement, polled: bool) -> Lane {
+        let (kick, call) = (None, None);
+        Lane { ring, memory, kick, call, agreement, polled, armed: false, fruitless: 0 }
+    }
+
+    /// Takes packets that the guest sends, up to a batch.
+    pub fn receive(
+        &mut self,
+        frames: &mut FrameCache,
+        batch: &mut Batch,
+        stats: &mut QueueStats,
+    ) -> Result<(), GuestFault> {
+        if self.collect(frames, batch, stats)? > 0 {
+            self.fruitless = 0;
+            if std::mem::take(&mut self.armed) {
+                self.ring.ask_for_kicks(false);
+                self.drain_kicks(stats);
+            }
+            return Ok(());
+        }
+        self.fruitless = self.fruitless.saturating_add(1);
+        if self.polled {
+            return Ok(());
+        }
+        if !self.armed && self.fruitless >= LOOKS_BEFORE_KICKS {
+            self.drain_kicks(stats);
+            self.ring.ask_for_kicks(true);
+            self.armed = true;
+            // What came before the guest could see the wish came without a kick.
+            self.collect(frames, batch, stats)?;
+        } else if self.armed && self.fruitless.is_multiple_of(LOOKS_BETWEEN_DRAINS) {
+            self.drain_kicks(stats);
+        }
+        Ok(())
+    }
+
+    fn drain_kicks(&self, stats: &mut QueueStats) {
+        if let Some(kick) = &self.kick {
+            stats.system_calls += 1;
+            drain(kick);
+        }
+    }
+
+    /// Copies packets out. Returns the buffers taken.
+    fn collect(
+        &mut self,
+        frames: &mut FrameCache,
+        batch: &mut Batch,
+        stats: &mut QueueStats,
+    ) -> Result<usize, GuestFault> {
+        self.ring.look()?;
+        let before = batch.len();
+        let mut taken = 0;
+        let mut result = Ok(());
+        let memory = self.memory.clone();
+        let mut spans = Spans::new();
+        // Packets that are not passed on count as well, or a guest could keep the worker here.
+        while taken < BATCH_MAX && !batch.is_full() && self.ring.has_buffer() {
+            let Some(mut frame) = frames.allocate() else { break };
+            spans.clear();
+            match self.ring.take(&memory, &mut spans) {
+                Ok(Some(buffer)) => {
+                    taken += 1;
+                    match self.agreement.copy_out(&spans, &mut frame) {
+                        Some(()) => batch.push(frame),
+                        None => {
+                            stats.malformed += 1;
+                            frames.free(frame);
+                        }
+                    }
+                    self.ring.put(buffer, 0);
+                }
+                other => {
+                    frames.free(frame);
+                    result = other.map(drop);
+                    break;
+                }
+            }
+        }
+        if memory.is_broken() {
+            batch.drain(before..).for_each(|frame| frames.free(frame));
+            return Err(GuestFault::MemoryGone);
+        }
+        if taken > 0 {
+            self.ring.publish();
+            self.call(stats);
+        }
+        result.map(|()| taken)
+    }
+
+    /// Copies packets into the guest's buffers, from the front of the batch while there are any.
+    pub fn transmit(
+        &mut self,
+        frames: &mut FrameCache,
+        batch: &mut Batch,
+        stats: &mut QueueStats,
+    ) -> Result<(), GuestFault> {
+        self.ring.look()?;
+        let memory = self.memory.clone();
+        let mut done = 0;
+        let mut result = Ok(());
+        for frame in batch.iter_mut() {
+            match self.deliver(&memory, frame) {
+                Ok(Delivery::Done) => {}
+                Ok(Delivery::Refused) => stats.refused += 1,
+                Ok(Delivery::NoRoom) => break,
+                Err(fault) => {
+                    result = Err(fault);
+                    break;
+                }
+            }
+            done += 1;
+        }
+        batch.drain(..done).for_each(|frame| frames.free(frame));
+        self.ring.publish();
+        if memory.is_broken() {
+            return Err(GuestFault::MemoryGone);
+        }
+        result
+    }
+
+    /// Calls the guest if it wants to be.
+    pub fn call(&mut self, stats: &mut QueueStats) {
+        if self.ring.wants_call()
+            && let Some(call) = &mut self.call
+        {
+            stats.system_calls += 1;
+            call.ring();
+        }
+    }
+
+    fn deliver(&mut self, memory: &GuestMemory, frame: &mut Frame) -> Result<Delivery, GuestFault> {
+        let agreement = self.agreement;
+        if !(ETHERNET_BYTES..=agreement.packet_bytes_max).contains(&frame.len()) {
+            return Ok(Delivery::Refused);
+        }
+        let needed = agreement.header_bytes + frame.len();
+        let start = self.ring.position();
+        let mut spans = Spans::new();
+        let mut buffers: ArrayVec<(Buffer, usize), MERGED_MAX> = ArrayVec::new();
+        let mut room = 0;
+        while room < needed {
+            let parts = spans.len();
+            let Some(buffer) = self.ring.take(memory, &mut spans)? else {
+                self.ring.rewind(start);
+                return Ok(Delivery::NoRoom);
+            };
+            let bytes: usize = spans[parts..].iter().map(|span| span.len()).sum();
+            room += bytes;
+            let last = buffers.try_push((buffer, bytes)).is_err() || !agreement.mergeable;
+            if last && room < needed {
+                self.ring.rewind(start);
+                return Ok(Delivery::Refused);
+            }
+        }
+        let Some(header) = agreement.header(frame, buffers.len()) else {
+            self.ring.rewind(start);
+            return Ok(Delivery::Refused);
+        };
+        scatter(&spans, &header[..agreement.header_bytes], frame.bytes());
+        let mut left = needed;
+        for (buffer, bytes) in buffers {
+            let written = bytes.min(left);
+            left -= written;
+            self.ring.put(buffer, written as u32);
+        }
+        Ok(Delivery::Done)
+    }
+}
+
+/// What became of a packet for the guest.
+enum Delivery {
+    Done,
+    NoRoom,
+    Refused,
+}
+
+impl Agreement {
+    /// Copies a packet and its facts out of a buffer; `None` when they do not fit each other.
+    fn copy_out(&self, spans: &Spans<'_>, frame: &mut Frame) -> Option<()> {
+        let total: usize = spans.iter().map(|span| span.len()).sum();
+        let len = total.checked_sub(self.header_bytes)?;
+        let buffer = frame.buffer_mut();
+        let limit = self.packet_bytes_max.min(buffer.len() - HEADROOM);
+        if !(ETHERNET_BYTES..=limit).contains(&len) {
+            return None;
+        }
+        let mut header = [0; HEADER_BYTES_MAX];
+        let (mut head, mut body) =
+            (&mut header[..self.header_bytes], &mut buffer[HEADROOM..HEADROOM + len]);
+        for span in spans {
+            let (first, rest) = span.split(head.len());
+            let (target, remaining) = head.split_at_mut(first.len());
+            first.read(target);
+            head = remaining;
+            let (target, remaining) = body.split_at_mut(rest.len());
+            rest.read(target);
+            body = remaining;
+        }
+        frame.set_range(HEADROOM, len);
+        frame.checksum = virtio_net::decode(&header[..virtio_net::BYTES], len)?;
+        Some(())
+    }
+
+    /// The header for a packet in so many buffers. Completes a checksum that the guest would not.
+    fn header(&self, frame: &mut Frame, buffers: usize) -> Option<[u8; HEADER_BYTES_MAX]> {
+        if frame.checksum != Checksum::Complete && !self.guest_checksum {
+            let mut packet = frame.packet(PortId::new(0)?)?;
+            packet.complete_checksum();
+            frame.checksum = Checksum::Complete;
+        }
+        let mut header = [0; HEADER_BYTES_MAX];
+        virtio_net::encode(frame.checksum, frame.len(), &mut header[..virtio_net::BYTES])?;
+        header[virtio_net::BYTES..].copy_from_slice(&(buffers as u16).to_le_bytes());
+        Some(header)
+    }
+}
+
+/// Writes header and packet over the spans, which have room for both.
+fn scatter(spans: &Spans<'_>, mut header: &[u8], mut packet: &[u8]) {
+    for span in spans {
+        let (first, rest) = span.split(header.len());
+        let (source, remaining) = header.split_at(first.len());
+        first.write(source);
+        header = remaining;
+        let (rest, _) = rest.split(packet.len());
+        let (source, remaining) = packet.split_at(rest.len());
+        rest.write(source);
+        packet = remaining;
+    }
+}

@@ -1,0 +1,262 @@
+//! A guest's memory as this process sees it: which files are believed, what lies where.
+//!
+//! Whoever reads or writes guest memory does it through an [`Area`], a checked range that keeps
+//! its mapping alive. Nothing here is a reference: the guest may write at the same time, so each
+//! access is one volatile or atomic read or write, and what is read is a copy before it is judged.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+
+use super::fault::GuestFault;
+use super::guard::Mapping;
+
+/// Memory regions of one guest: what a front end may add, one at a time.
+pub(super) const REGIONS_MAX: usize = 32;
+
+/// Where a region lies, by its front end's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RegionPlace {
+    /// Guest-physical address.
+    pub guest: u64,
+    /// Address in the front end's process.
+    pub user: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Where it starts in its file.
+    pub offset: u64,
+}
+
+/// One region, mapped.
+struct Region {
+    mapping: Mapping,
+    /// Where it starts in the mapping, which is aligned to the file's pages.
+    lead: usize,
+    place: RegionPlace,
+}
+
+impl Region {
+    fn map(place: RegionPlace, file: &File) -> Result<Region, GuestFault> {
+        let page = check_file(file)?;
+        let errno = |error: std::io::Error| GuestFault::MemoryMap {
+            errno: error.raw_os_error().unwrap_or(0),
+        };
+        let length = file.metadata().map_err(errno)?.len();
+        let end = place.offset.saturating_add(place.bytes);
+        if end > length {
+            return Err(GuestFault::MemoryShort { end, bytes: length });
+        }
+        let lead = place.offset % page;
+        let bytes = (lead + place.bytes).next_multiple_of(page) as usize;
+        let mapping = Mapping::of_file(file, place.offset - lead, bytes).map_err(errno)?;
+        Ok(Region { mapping, lead: lead as usize, place })
+    }
+
+    /// The address of `bytes` bytes from `offset` on, if they are in it.
+    fn at(&self, offset: u64, bytes: u64) -> Option<NonNull<u8>> {
+        let inside = offset <= self.place.bytes && bytes <= self.place.bytes - offset;
+        let at = self.lead + offset as usize;
+        // SAFETY: `at` is at most the region's end, which lies within the mapping.
+        inside.then(|| unsafe { self.mapping.base().add(at) })
+    }
+}
+
+/// Which files may be guest memory: those whose pages cannot wait for somebody else's disk or
+/// daemon. Returns the size of its pages.
+fn check_file(file: &File) -> Result<u64, GuestFault> {
+    let kind = fstatfs(file).map_err(|_| GuestFault::MemoryKind)?.filesystem_type();
+    // SAFETY: F_GET_SEALS takes no argument; it fails for files that are not in memory.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    let metadata = file.metadata().map_err(|_| GuestFault::MemoryKind)?;
+    if seals < 0 || !metadata.is_file() {
+        return Err(GuestFault::MemoryKind);
+    }
+    match kind {
+        HUGETLBFS_MAGIC => Ok(metadata.blksize().max(4096)),
+        // A memfd has no name; a file of a tmpfs that still has one is somebody else's, too.
+        TMPFS_MAGIC if metadata.nlink() == 0 => Ok(4096),
+        _ => Err(GuestFault::MemoryKind),
+    }
+}
+
+/// All memory of a guest. It never changes: another one takes its place.
+#[derive(Clone, Default)]
+pub(super) struct GuestMemory {
+    regions: Vec<Arc<Region>>,
+}
+
+impl GuestMemory {
+    /// The same memory with one region more.
+    pub fn with(&self, place: RegionPlace, file: &File) -> Result<GuestMemory, GuestFault> {
+        let refused = GuestFault::MemoryLayout { address: place.guest };
+        let wraps = |start: u64| start.checked_add(place.bytes).is_none();
+        if self.regions.len() == REGIONS_MAX
+            || place.bytes == 0
+            || wraps(place.guest)
+            || wraps(place.user)
+        {
+            return Err(refused);
+        }
+        let overlaps =
+            |a: u64, b: &RegionPlace, start: u64| a < start + b.bytes && start < a + place.bytes;
+        if self.regions.iter().map(|region| &region.place).any(|other| {
+            overlaps(place.guest, other, other.guest) || overlaps(place.user, other, other.user)
+        }) {
+            return Err(refused);
+        }
+        let mut regions = self.regions.clone();
+        regions.push(Arc::new(Region::map(place, file)?));
+        Ok(GuestMemory { regions })
+    }
+
+    /// The same memory without the region at this place; `None` when there is none.
+    pub fn without(&self, guest: u64, user: u64, bytes: u64) -> Option<GuestMemory> {
+        let mut regions = self.regions.clone();
+        let at = regions.iter().position(|region| {
+            (region.place.guest, region.place.user, region.place.bytes) == (guest, user, bytes)
+        })?;
+        regions.remove(at);
+        Some(GuestMemory { regions })
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.regions.is_empty()
+    }
+
+    /// A span at a guest-physical address, for the packet path.
+    pub fn span(&self, address: u64, bytes: u32) -> Result<Span<'_>, GuestFault> {
+        for region in &self.regions {
+            let offset = address.wrapping_sub(region.place.guest);
+            if let Some(at) = region.at(offset, bytes.into()) {
+                return Ok(Span { at, bytes: bytes as usize, memory: std::marker::PhantomData });
+            }
+        }
+        Err(GuestFault::OutsideMemory { address, bytes: bytes.into() })
+    }
+
+    /// An area at an address of the front end, for a ring.
+    pub fn area(&self, user: u64, bytes: usize, align: u64) -> Result<Area, GuestFault> {
+        let place = |region: &&Arc<Region>| {
+            region.at(user.wrapping_sub(region.place.user), bytes as u64).is_some()
+        };
+        let region = self
+            .regions
+            .iter()
+            .find(place)
+            .filter(|_| user.is_multiple_of(align))
+            .ok_or(GuestFault::RingPlace { address: user })?;
+        let offset = user - region.place.user;
+        let at = region.at(offset, bytes as u64);
+        let at = at.filter(|at| (at.as_ptr() as u64).is_multiple_of(align));
+        let at = at.ok_or(GuestFault::RingPlace { address: user })?;
+        Ok(Area { at, bytes, _region: region.clone() })
+    }
+
+    /// Whether any access found nothing behind it.
+    pub fn is_broken(&self) -> bool {
+        self.regions.iter().any(|region| region.mapping.is_broken())
+    }
+}
+
+/// Checked bytes of guest memory, while the memory is borrowed.
+///
+/// Invariant: the bytes lie within one mapping that `'a` keeps alive.
+#[derive(Clone, Copy)]
+pub(super) struct Span<'a> {
+    at: NonNull<u8>,
+    bytes: usize,
+    memory: std::marker::PhantomData<&'a GuestMemory>,
+}
+
+impl<'a> Span<'a> {
+    /// Bytes of it.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first `bytes` of it, and the rest.
+    pub fn split(self, bytes: usize) -> (Span<'a>, Span<'a>) {
+        let bytes = bytes.min(self.bytes);
+        // SAFETY: at most the end of the span.
+        let rest = unsafe { self.at.add(bytes) };
+        (Span { bytes, ..self }, Span { at: rest, bytes: self.bytes - bytes, ..self })
+    }
+
+    /// Copies it out; `target` must be as long.
+    pub fn read(&self, target: &mut [u8]) {
+        assert_eq!(target.len(), self.bytes);
+        // SAFETY: the source is within a live mapping by the invariant, the target is ours alone,
+        // and the two are apart. The guest may write meanwhile: any bytes are valid, and they are
+        // judged only after they were copied.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.at.as_ptr(), target.as_mut_ptr(), self.bytes);
+        }
+    }
+
+    /// Copies into it; `source` must be as long.
+    pub fn write(&self, source: &[u8]) {
+        assert_eq!(source.len(), self.bytes);
+        // SAFETY: as in `read`, the other way round.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), self.at.as_ptr(), self.bytes) };
+    }
+
+    /// One descriptor of a table: 16 bytes, read once.
+    pub fn descriptor(&self, index: usize) -> [u8; 16] {
+        assert!((index + 1) * 16 <= self.bytes);
+        // SAFETY: within the span by the check; an array of bytes has no alignment. Volatile, so
+        // that what is checked is what is used.
+        unsafe { self.at.add(index * 16).cast::<[u8; 16]>().read_volatile() }
+    }
+}
+
+/// Checked memory of a ring. Keeps its mapping.
+///
+/// Invariant: the bytes lie within the mapping of `_region`, and `at` is aligned to 2 at least.
+pub(super) struct Area {
+    at: NonNull<u8>,
+    bytes: usize,
+    _region: Arc<Region>,
+}
+
+// SAFETY: the mapping is the process's, and every access is atomic or volatile.
+unsafe impl Send for Area {}
+
+impl Area {
+    /// The half word at an even offset.
+    fn half(&self, offset: usize) -> &AtomicU16 {
+        assert!(offset + 2 <= self.bytes && offset.is_multiple_of(2));
+        // SAFETY: within the mapping by the check and aligned by the invariant; the guest, too,
+        // reaches it by single loads and stores.
+        unsafe { self.at.add(offset).cast::<AtomicU16>().as_ref() }
+    }
+
+    /// Loads a half word.
+    pub fn load(&self, offset: usize, order: Ordering) -> u16 {
+        u16::from_le(self.half(offset).load(order))
+    }
+
+    /// Stores a half word.
+    pub fn store(&self, offset: usize, value: u16, order: Ordering) {
+        self.half(offset).store(value.to_le(), order);
+    }
+
+    /// Sixteen bytes, read once.
+    pub fn descriptor(&self, index: usize) -> [u8; 16] {
+        assert!((index + 1) * 16 <= self.bytes);
+        // SAFETY: within the mapping by the check; an array of bytes has no alignment.
+        unsafe { self.at.add(index * 16).cast::<[u8; 16]>().read_volatile() }
+    }
+
+    /// Writes so many bytes at an offset.
+    pub fn write<const N: usize>(&self, offset: usize, value: [u8; N]) {
+        assert!(offset + N <= self.bytes);
+        // SAFETY: as above.
+        unsafe { self.at.add(offset).cast::<[u8; N]>().write_volatile(value) };
+    }
+}

@@ -1,0 +1,193 @@
+//! A split ring: a table of descriptors, a ring of those available, a ring of those used.
+
+use std::sync::atomic::{Ordering, fence};
+
+use super::fault::GuestFault;
+use super::memory::{Area, GuestMemory};
+use super::ring::{
+    Buffer, CHAIN_MAX, Descriptor, Direction, INDIRECT, NEXT, RingSetup, Spans, passes,
+};
+
+/// Offsets of both small rings: flags, index, entries.
+const FLAGS: usize = 0;
+const INDEX: usize = 2;
+const ENTRIES: usize = 4;
+
+/// Said by either side: no kick, or no call, please.
+const QUIET: u16 = 1;
+
+pub(super) struct SplitRing {
+    descriptors: Area,
+    available: Area,
+    used: Area,
+    size: u16,
+    direction: Direction,
+    event_index: bool,
+    /// The next entry of the available ring to take.
+    next: u16,
+    /// The driver's index at the last look.
+    seen: u16,
+    /// The next entry of the used ring to write.
+    put: u16,
+    /// The used index that the driver was last considered for.
+    told: u16,
+}
+
+impl SplitRing {
+    pub fn new(memory: &GuestMemory, setup: RingSetup) -> Result<SplitRing, GuestFault> {
+        let size = usize::from(setup.size);
+        let places = setup.addresses;
+        let used = memory.area(places.device, ENTRIES + 8 * size + 2, 4)?;
+        let next = setup.base as u16;
+        // What was used is said in the ring itself; that outlives any back end.
+        let put = used.load(INDEX, Ordering::Acquire);
+        let mut ring = SplitRing {
+            descriptors: memory.area(places.descriptors, 16 * size, 16)?,
+            available: memory.area(places.driver, ENTRIES + 2 * size + 2, 2)?,
+            used,
+            size: setup.size,
+            direction: setup.direction,
+            event_index: setup.event_index,
+            next,
+            seen: next,
+            put,
+            told: put,
+        };
+        ring.ask_for_kicks(false);
+        Ok(ring)
+    }
+
+    pub fn look(&mut self) -> Result<(), GuestFault> {
+        let to = self.available.load(INDEX, Ordering::Acquire);
+        if to.wrapping_sub(self.next) > self.size {
+            return Err(GuestFault::IndexJump { from: self.next, to, size: self.size });
+        }
+        self.seen = to;
+        Ok(())
+    }
+
+    pub fn has_buffer(&self) -> bool {
+        self.seen != self.next
+    }
+
+    pub fn take<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+        spans: &mut Spans<'m>,
+    ) -> Result<Option<Buffer>, GuestFault> {
+        if !self.has_buffer() {
+            return Ok(None);
+        }
+        let entry = usize::from(self.next % self.size);
+        let id = self.available.load(ENTRIES + 2 * entry, Ordering::Relaxed);
+        self.walk(id, memory, spans)?;
+        self.next = self.next.wrapping_add(1);
+        Ok(Some(Buffer { id, slots: 1 }))
+    }
+
+    /// Follows a chain in the ring's own table.
+    fn walk<'m>(
+        &self,
+        head: u16,
+        memory: &'m GuestMemory,
+        spans: &mut Spans<'m>,
+    ) -> Result<(), GuestFault> {
+        let mut index = head;
+        for step in 0..CHAIN_MAX {
+            if index >= self.size {
+                return Err(GuestFault::DescriptorIndex { index, size: self.size });
+            }
+            let descriptor = Descriptor::parse(self.descriptors.descriptor(index.into()));
+            let (flags, next) = (descriptor.third, descriptor.fourth);
+            if flags & INDIRECT != 0 {
+                if step > 0 || flags & NEXT != 0 {
+                    return Err(GuestFault::Indirect { bytes: descriptor.bytes });
+                }
+                return self.walk_table(descriptor, memory, spans);
+            }
+            descriptor.append(flags, self.direction, memory, spans)?;
+            if flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = next;
+        }
+        Err(GuestFault::ChainTooLong { max: CHAIN_MAX })
+    }
+
+    /// Follows a chain in a table of its own.
+    fn walk_table<'m>(
+        &self,
+        table: Descriptor,
+        memory: &'m GuestMemory,
+        spans: &mut Spans<'m>,
+    ) -> Result<(), GuestFault> {
+        let span = table.table(memory)?;
+        let size = span.len() / 16;
+        let mut index = 0;
+        for _ in 0..CHAIN_MAX {
+            if usize::from(index) >= size {
+                let size = u16::try_from(size).unwrap_or(u16::MAX);
+                return Err(GuestFault::DescriptorIndex { index, size });
+            }
+            let descriptor = Descriptor::parse(span.descriptor(index.into()));
+            let (flags, next) = (descriptor.third, descriptor.fourth);
+            if flags & INDIRECT != 0 {
+                return Err(GuestFault::Indirect { bytes: descriptor.bytes });
+            }
+            descriptor.append(flags, self.direction, memory, spans)?;
+            if flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = next;
+        }
+        Err(GuestFault::ChainTooLong { max: CHAIN_MAX })
+    }
+
+    pub fn position(&self) -> u16 {
+        self.next
+    }
+
+    pub fn rewind(&mut self, position: u16) {
+        self.next = position;
+    }
+
+    pub fn put(&mut self, buffer: Buffer, written: u32) {
+        let offset = ENTRIES + 8 * usize::from(self.put % self.size);
+        let [a, b] = buffer.id.to_le_bytes();
+        let [c, d, e, f] = written.to_le_bytes();
+        self.used.write(offset, [a, b, 0, 0, c, d, e, f]);
+        self.put = self.put.wrapping_add(1);
+    }
+
+    pub fn publish(&mut self) {
+        self.used.store(INDEX, self.put, Ordering::Release);
+    }
+
+    pub fn wants_call(&mut self) -> bool {
+        let old = std::mem::replace(&mut self.told, self.put);
+        if old == self.put {
+            return false;
+        }
+        // The driver writes its wish and then looks at the index: one of us sees the other.
+        fence(Ordering::SeqCst);
+        if self.event_index {
+            let event = ENTRIES + 2 * usize::from(self.size);
+            return passes(self.available.load(event, Ordering::Relaxed), self.put, old);
+        }
+        self.available.load(FLAGS, Ordering::Relaxed) & QUIET == 0
+    }
+
+    pub fn ask_for_kicks(&mut self, wanted: bool) {
+        if !self.event_index {
+            self.used.store(FLAGS, if wanted { 0 } else { QUIET }, Ordering::Relaxed);
+        } else if wanted {
+            // Not wanted any more needs no word: the index is soon behind the driver's.
+            let event = ENTRIES + 8 * usize::from(self.size);
+            self.used.store(event, self.next, Ordering::Relaxed);
+        }
+        if wanted {
+            // The driver publishes and then looks whether to kick: one of us sees the other.
+            fence(Ordering::SeqCst);
+        }
+    }
+}
