@@ -13,6 +13,7 @@ pub mod command;
 pub mod machine;
 pub mod naive;
 pub mod noise;
+pub mod openflow;
 pub mod output;
 pub mod process;
 pub mod record;
