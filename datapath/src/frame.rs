@@ -18,11 +18,13 @@
 #![allow(unsafe_code, reason = "hands out slices of the mapping; Frame is the proof of ownership")]
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use seine_pipeline::address::PortId;
+use seine_pipeline::composed::PacketBuffer;
 use seine_pipeline::limits::BATCH_MAX;
 use seine_pipeline::packet::{Checksum, Packet};
 
@@ -218,6 +220,39 @@ impl Frame {
     fn address(&self) -> NonNull<u8> {
         // SAFETY: `claim` checked that the index is within the mapping.
         unsafe { self.region.base.add(self.index as usize * self.region.frame_bytes) }
+    }
+}
+
+impl PacketBuffer for Frame {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        Frame::bytes(self)
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let range = self.start()..self.start() + self.len();
+        &mut self.buffer_mut()[range]
+    }
+
+    #[inline]
+    fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+
+    fn settle(&mut self, range: Range<usize>, checksum: Checksum) {
+        self.set_range(range.start, range.len());
+        self.checksum = checksum;
+    }
+
+    #[inline]
+    fn truncate(&mut self, len: usize, checksum: Checksum) {
+        self.len = self.len.min(len as u32);
+        self.checksum = checksum;
+    }
+
+    fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>> {
+        Frame::packet(self, ingress)
     }
 }
 

@@ -1,8 +1,8 @@
 //! One worker: a core that receives, runs the pipeline, transmits and rests.
 //!
-//! Worker `w` owns queue `w` of every port. A round goes over its queues, takes up to a batch from
-//! each, runs the pipeline frame by frame and sorts the frames by egress port; then each port that
-//! got frames is transmitted to and flushed, once. Commands and new States are taken between two
+//! Worker `w` owns queue `w` of every port. A round goes over its queues and gathers batches from
+//! them, decides about each batch, and sorts the frames by egress port; then each port that got
+//! frames is transmitted to and flushed, once. Commands and new States are taken between two
 //! rounds, so a round sees one State.
 //!
 //! After start nothing here allocates: a queue comes with its slot, which the writer has built.
@@ -14,18 +14,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::AdjacencyTable;
-use seine_pipeline::limits::PORTS_MAX;
+use seine_pipeline::composed::{self, Survey};
+use seine_pipeline::limits::{BATCH_MAX, PORTS_MAX};
 use seine_pipeline::packet::Checksum;
-use seine_pipeline::run::{self, Context};
+use seine_pipeline::run::Context;
 use seine_pipeline::verdict::{DropReason, Outcome};
 use tokio::sync::oneshot;
 
 use crate::counters::WorkerCounters;
 use crate::frame::{Batch, Frame, FrameCache};
-use crate::machine::{Bed, Wake, boot_time_ms, cycles};
+use crate::machine::{Bed, Processor, Wake, boot_time_ms, cycles};
 use crate::publish::PublicationReader;
 use crate::slot::{Command, Slot};
 use crate::upkeep::{Due, Upkeep};
@@ -39,6 +41,9 @@ const UNWAKEABLE_SLEEP_MS: i32 = 1;
 
 /// How long it sleeps at most when frames ran out: a device that has none wakes nobody.
 const SHORT_SLEEP_MS: i32 = 10;
+
+/// Which port each packet of a batch came in by.
+type Origins = ArrayVec<PortId, BATCH_MAX>;
 
 /// How a worker waits for packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +99,8 @@ pub struct Worker {
     touched: Vec<PortId>,
     /// The frame that the pipeline works on, so that a panic can name it.
     in_hand: Option<(PortId, Frame)>,
+    /// What is known of the batch before anything is done with it.
+    survey: Survey,
     /// Queues that cannot wake it.
     unwakeable: usize,
     bed: Bed,
@@ -111,6 +118,7 @@ impl Worker {
             polled: Vec::with_capacity(PORTS_MAX),
             touched: Vec::with_capacity(PORTS_MAX),
             in_hand: None,
+            survey: Survey::default(),
             unwakeable: 0,
             bed,
         })
@@ -185,9 +193,14 @@ impl Worker {
         let began = cycles();
         let mut packets = 0;
         let mut batch = Batch::new();
+        let mut origins = ArrayVec::new();
         for index in 0..self.polled.len() {
-            packets += self.receive(self.polled[index], &mut batch);
+            packets += self.receive(self.polled[index], &mut batch, &mut origins);
+            if batch.is_full() {
+                self.forward(&mut batch, &mut origins);
+            }
         }
+        self.forward(&mut batch, &mut origins);
         if packets == 0 {
             self.parts.counters.empty_polls.add(1);
             return 0;
@@ -209,52 +222,59 @@ impl Worker {
         Some(InHand { ingress: *ingress, packet: frame.bytes().to_vec() })
     }
 
-    fn receive(&mut self, port: PortId, batch: &mut Batch) -> usize {
+    /// Adds to the batch what a port has, as far as there is room.
+    fn receive(&mut self, port: PortId, batch: &mut Batch, origins: &mut Origins) -> usize {
         let Some(slot) = &mut self.slots[port.index()] else { return 0 };
+        let before = batch.len();
         slot.queue.receive(&mut self.parts.frames, batch);
-        let received = batch.len();
+        let received = batch.len() - before;
         if received == 0 {
             return 0;
         }
         slot.counters.receive_packets.add(received as u64);
-        slot.counters.receive_bytes.add(bytes_of(batch));
-        self.parts.counters.batches.add(1);
-        self.now_ms = boot_time_ms();
-        for frame in batch.drain(..) {
-            self.forward(port, frame);
-        }
+        slot.counters.receive_bytes.add(bytes_of(&batch[before..]));
+        origins.extend(std::iter::repeat_n(port, received));
         received
     }
 
-    fn forward(&mut self, ingress: PortId, frame: Frame) {
+    /// Decides about the packets of a batch in their order, and sorts them by egress port.
+    fn forward(&mut self, batch: &mut Batch, origins: &mut Origins) {
+        if batch.is_empty() {
+            return;
+        }
+        self.parts.counters.batches.add(1);
+        self.now_ms = boot_time_ms();
+        let state = &self.parts.publication.current().state;
+        let connections = &self.parts.upkeep.learned.connections;
+        let packets = batch.iter().zip(origins.iter().copied());
+        self.survey.take(packets, state, connections, &Processor);
+        for (at, (frame, ingress)) in batch.drain(..).zip(origins.drain(..)).enumerate() {
+            self.forward_one(at, ingress, frame);
+        }
+    }
+
+    fn forward_one(&mut self, at: usize, ingress: PortId, frame: Frame) {
         let (_, frame) = self.in_hand.insert((ingress, frame));
-        let outcome = match frame.packet(ingress) {
-            None => Outcome::Drop(DropReason::Malformed),
-            Some(mut packet) => {
-                let mut context = Context {
-                    state: &self.parts.publication.current().state,
-                    adjacencies: &self.parts.adjacencies,
-                    now_ms: self.now_ms,
-                    learned: &self.parts.upkeep.learned,
-                    worker: &mut self.parts.upkeep.memory,
-                    dry: false,
-                    trace: None,
-                };
-                #[cfg(test)]
-                tests::trip(&packet);
-                let outcome = run::run(&mut packet, &mut context);
-                if let Outcome::Output(egress) = outcome
-                    && packet.checksum != Checksum::Complete
-                    && !takes_partial(&self.slots, egress)
-                {
-                    packet.complete_checksum();
-                }
-                let (range, checksum) = (packet.range(), packet.checksum);
-                frame.set_range(range.start, range.len());
-                frame.checksum = checksum;
-                outcome
-            }
+        let mut context = Context {
+            state: &self.parts.publication.current().state,
+            adjacencies: &self.parts.adjacencies,
+            now_ms: self.now_ms,
+            learned: &self.parts.upkeep.learned,
+            worker: &mut self.parts.upkeep.memory,
+            dry: false,
+            trace: None,
         };
+        #[cfg(test)]
+        tests::trip(frame);
+        let outcome = composed::decide(&self.survey, at, frame, ingress, &mut context);
+        if let Outcome::Output(egress) = outcome
+            && frame.checksum != Checksum::Complete
+            && !takes_partial(&self.slots, egress)
+            && let Some(mut packet) = frame.packet(ingress)
+        {
+            packet.complete_checksum();
+            frame.checksum = Checksum::Complete;
+        }
         let Some((_, frame)) = self.in_hand.take() else { return };
         match outcome {
             Outcome::Output(egress) => self.enqueue(ingress, egress, frame),
@@ -343,7 +363,7 @@ impl Worker {
     }
 }
 
-fn bytes_of(batch: &Batch) -> u64 {
+fn bytes_of(batch: &[Frame]) -> u64 {
     batch.iter().map(|frame| frame.len() as u64).sum()
 }
 

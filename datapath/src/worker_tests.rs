@@ -10,7 +10,6 @@ use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use seine_pipeline::address::{Mac, PortKind};
 use seine_pipeline::learned::Learned;
-use seine_pipeline::packet::Packet;
 use seine_pipeline::state::{Change, Endpoint, Kind, Node, Object, ObjectId, Port, State};
 use tokio::sync::oneshot;
 
@@ -28,7 +27,7 @@ const RING: usize = 128;
 const TRIP: &[u8] = b"trip the worker that gets this";
 
 /// A pipeline that panics cannot be had, so this stands in for it.
-pub(crate) fn trip(packet: &Packet<'_>) {
+pub(crate) fn trip(packet: &Frame) {
     assert!(!packet.bytes().ends_with(TRIP), "tripped");
 }
 

@@ -123,6 +123,7 @@ mod tests {
     /// A node whose Pods a and b may speak to "*.example.com", and isolated otherwise.
     fn node() -> Node {
         let mut node = Node::with_pods(["a", "b"]);
+        node.twin = None;
         let rule = |name: &str, table, action, peers: &[&str]| {
             Change::Upsert(Object::Rule(Rule {
                 name: name.to_owned(),
@@ -225,6 +226,7 @@ mod tests {
     fn a_pod_reaches_what_it_was_told_for_as_long_as_the_answer_holds() {
         for over_tcp in [false, true] {
             let mut node = node();
+            node.twin = None;
             assert!(!passes(&mut node, "a", "203.0.113.9"));
             let told = answer("WWW.example.com", ip("203.0.113.9"), 300);
             deliver(&mut node, "a", &told, over_tcp, true).unwrap();
@@ -247,6 +249,7 @@ mod tests {
     #[test]
     fn a_name_that_no_group_is_for_teaches_nothing() {
         let mut node = node();
+        node.twin = None;
         let told = answer("www.example.org", ip("203.0.113.9"), 300);
         deliver(&mut node, "a", &told, false, false).unwrap();
         assert!(!passes(&mut node, "a", "203.0.113.9"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::affinity::AffinityTable;
 use crate::audit::AuditBuffer;
+use crate::composed::ComposedMemory;
 use crate::connection::{ConnectionTable, ConnectionWorker, FragmentTable};
 use crate::fqdn::{AnswerBudget, FqdnTable};
 use crate::limits::{AFFINITIES_MAX, ConnectionLimits, FQDN_ADDRESSES_MAX, FRAGMENTS_MAX};
@@ -53,6 +54,8 @@ pub struct WorkerMemory {
     pub audit: AuditBuffer,
     /// How many more answers about names it reads.
     pub answers: AnswerBudget,
+    /// How packets were decided about without the stages.
+    pub composed: ComposedMemory,
 }
 
 impl WorkerMemory {
@@ -63,6 +66,7 @@ impl WorkerMemory {
             tallies: Arc::new(RuleTallies::new()),
             audit: AuditBuffer::new(),
             answers: AnswerBudget::new(),
+            composed: ComposedMemory::new(),
         }
     }
 }

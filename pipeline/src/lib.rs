@@ -25,6 +25,7 @@ pub mod adjacency;
 pub mod affinity;
 mod answer;
 pub mod audit;
+pub mod composed;
 pub mod connection;
 pub mod describe;
 pub mod fqdn;

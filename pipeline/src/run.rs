@@ -49,7 +49,15 @@ impl Context<'_> {
 
 /// Decides about one packet and rewrites it accordingly.
 pub fn run(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Outcome {
-    let mut target: Option<TableId> = None;
+    walk(packet, context, None)
+}
+
+/// As [`run`], from that table on.
+pub(crate) fn walk(
+    packet: &mut Packet<'_>,
+    context: &mut Context<'_>,
+    mut target: Option<TableId>,
+) -> Outcome {
     for table in STAGES.iter().flat_map(|stage| stage.tables) {
         if target.is_some_and(|target| target != table.id()) {
             continue;

@@ -88,6 +88,7 @@ fn a_client_outside_for_whom_no_port_is_left_is_dropped_by_name() {
         egress_rule: None,
         ingress_rule: None,
     };
+    node.twin = None;
     let mut worker = ConnectionWorker::new();
     for source_port in (1024..32768).chain([40000]) {
         let (source, destination, protocol) = (local, remote, 17);

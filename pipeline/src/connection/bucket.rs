@@ -49,6 +49,11 @@ fn fingerprint(hash: u64) -> u64 {
 pub(super) struct Buckets<'a>(pub &'a [Line]);
 
 impl<'a> Buckets<'a> {
+    /// The line of the one that is looked at first.
+    pub(super) fn primary(self, hash: u64) -> Option<&'a Line> {
+        self.0.get((((hash >> 32) * self.0.len() as u64) >> 32) as usize)
+    }
+
     /// The two that a key can be in, primary first.
     pub(super) fn candidates(self, hash: u64) -> [&'a [AtomicU64]; 2] {
         let at = |part: u64| {

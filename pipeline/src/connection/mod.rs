@@ -12,6 +12,7 @@ mod insertion;
 mod judged;
 mod key;
 mod memory;
+mod probe;
 mod progress;
 mod record;
 mod report;
@@ -23,10 +24,11 @@ pub use fragment::FragmentTable;
 pub(crate) use judged::Judged;
 pub use key::{Direction, FlowKey, Ingress, Tuple};
 pub use memory::{ConnectionMemory, LINE_WORDS, Line};
+pub(crate) use probe::Candidate;
 pub use progress::{Progress, Signal, Step};
 pub use report::{Counts, Ended, Found, Listed, NewConnection, NotInserted, Occupancy};
 pub use table::{ConnectionTable, ConnectionWorker};
-pub(crate) use words::address_words;
+pub(crate) use words::{IngressWords, KeyWords, address_words};
 
 use std::fmt;
 

@@ -3,9 +3,8 @@
 //! Line 1 and 2, original and reply direction: six words of key; packets (40 bits) over when the
 //! last one was seen (24 bits, in quarters of a second); bytes. Only the worker that sees the
 //! direction writes the last two. Line 3: sequence number; turn over progress; rules; Service over
-//! marks; wheel link; two words kept for the composed decision (next hop and port of either
-//! direction, policy epochs); when it was opened over whose quota it is on, or the free list's
-//! link.
+//! marks; wheel link; the composed decision about the original and about the reply direction; when
+//! it was opened over whose quota it is on, or the free list's link.
 //!
 //! An odd sequence number is that of a living connection, an even one of a free record or of one
 //! that is being filled: zeroed memory is free. Half the number is the record's turn, and part of
@@ -90,7 +89,8 @@ pub(super) struct Record<'a> {
     rules: &'a AtomicU64,
     marks: &'a AtomicU64,
     pub wheel: &'a AtomicU64,
-    room: [&'a AtomicU64; 2],
+    /// What was decided about either direction, above its stamp: see [`probe`](super::probe).
+    decided: [&'a AtomicU64; 2],
     /// When it was opened (48 bits) over its account; the next free one's place while it is free.
     pub opened: &'a AtomicU64,
 }
@@ -132,7 +132,7 @@ pub(super) struct Filling<'a> {
 impl<'a> Record<'a> {
     pub(super) fn of(index: u32, lines: &'a [Line; RECORD_LINES]) -> Record<'a> {
         let [original, reply, state] = lines;
-        let [sequence, progress, rules, marks, wheel, ways, epochs, opened] = &state.0;
+        let [sequence, progress, rules, marks, wheel, original_way, reply_way, opened] = &state.0;
         Record {
             index,
             original: Way::of(original),
@@ -142,7 +142,7 @@ impl<'a> Record<'a> {
             rules,
             marks,
             wheel,
-            room: [ways, epochs],
+            decided: [original_way, reply_way],
             opened,
         }
     }
@@ -151,6 +151,15 @@ impl<'a> Record<'a> {
         match direction {
             Direction::Original => &self.original,
             Direction::Reply => &self.reply,
+        }
+    }
+
+    /// The word of what was decided about a direction.
+    pub(super) fn decided(&self, direction: Direction) -> &'a AtomicU64 {
+        let [original, reply] = self.decided;
+        match direction {
+            Direction::Original => original,
+            Direction::Reply => reply,
         }
     }
 
@@ -227,7 +236,7 @@ impl<'a> Record<'a> {
         let [rules, marks] = filling.decision.words();
         self.rules.store(rules, Ordering::Relaxed);
         self.marks.store(marks, Ordering::Relaxed);
-        for word in self.room {
+        for word in self.decided {
             word.store(0, Ordering::Relaxed);
         }
         let opened = filling.now_ms << 16 | filling.account as u64;
@@ -261,7 +270,7 @@ impl<'a> Record<'a> {
 }
 
 /// The turn of a sequence number.
-fn turn(number: u64) -> u32 {
+pub(super) fn turn(number: u64) -> u32 {
     (number >> 1) as u32
 }
 

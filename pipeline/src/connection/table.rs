@@ -54,7 +54,7 @@ impl Default for ConnectionWorker {
 #[derive(Debug)]
 pub struct ConnectionTable {
     limits: ConnectionLimits,
-    hash: KeyedHash,
+    pub(super) hash: KeyedHash,
     memory: ConnectionMemory,
     buckets: usize,
     pub(super) free: FreeList,
@@ -265,12 +265,16 @@ impl ConnectionTable {
     }
 
     pub(super) fn record(&self, index: u32) -> Option<Record<'_>> {
+        Some(Record::of(index, self.record_lines(index)?))
+    }
+
+    pub(super) fn record_lines(&self, index: u32) -> Option<&[Line; RECORD_LINES]> {
         let lines: &[Line] = self.memory.get(self.buckets + index as usize * RECORD_LINES..)?;
-        Some(Record::of(index, lines.first_chunk()?))
+        lines.first_chunk()
     }
 
     /// The record of a connection that lives.
-    fn living(&self, id: ConnectionId) -> Option<Record<'_>> {
+    pub(super) fn living(&self, id: ConnectionId) -> Option<Record<'_>> {
         let record = self.record(id.index)?;
         (record.id(record.living()?) == id).then_some(record)
     }

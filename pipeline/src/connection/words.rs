@@ -10,7 +10,7 @@ use crate::packet::PacketSource;
 /// A key: 48 bytes. Addresses are two words each, IPv4 as IPv4-mapped; the fifth word holds ports,
 /// network, protocol, which addresses are IPv6, and the kind of ingress; the sixth the generation
 /// and index of a Pod's port.
-pub(super) type KeyWords = [u64; 6];
+pub(crate) type KeyWords = [u64; 6];
 
 const SOURCE_V6: u64 = 1;
 const DESTINATION_V6: u64 = 2;
@@ -44,18 +44,52 @@ fn address(high: u64, low: u64, v6: bool) -> IpAddr {
     }
 }
 
-impl FlowKey {
-    pub(super) fn words(&self) -> KeyWords {
-        let Tuple { source, destination, protocol, source_port, destination_port } = self.tuple;
-        let (kind, port) = match self.ingress {
+/// What of a key's last two words says by what a packet came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IngressWords {
+    kind: u64,
+    port: u64,
+}
+
+impl Ingress {
+    pub(crate) fn words(self) -> IngressWords {
+        let (kind, port) = match self {
             Ingress::Pod(port, generation) => {
                 (KIND_POD, u64::from(generation) << 32 | port.index() as u64)
             }
             Ingress::Gateway => (KIND_GATEWAY, 0),
             Ingress::Tunnel => (2, 0),
         };
+        IngressWords { kind: kind << KIND_SHIFT, port }
+    }
+}
+
+impl IngressWords {
+    /// The key of a packet between these IPv4 addresses; the source port in the upper half of
+    /// `ports`, as headers have them.
+    #[inline]
+    pub(crate) fn key_v4(self, [from, to]: [u32; 2], ports: u32, protocol: u8) -> KeyWords {
+        let fifth = u64::from(ports) << 32 | u64::from(protocol) << 8 | self.kind;
+        [0, MAPPED | u64::from(from), 0, MAPPED | u64::from(to), fifth, self.port]
+    }
+
+    /// The key of a packet between these IPv6 addresses.
+    #[inline]
+    pub(crate) fn key_v6(self, [from, to]: [u128; 2], ports: u32, protocol: u8) -> KeyWords {
+        let mut fifth = u64::from(ports) << 32 | u64::from(protocol) << 8 | self.kind;
+        fifth |= SOURCE_V6 | DESTINATION_V6;
+        let halves = |address: u128| [(address >> 64) as u64, address as u64];
+        let ([a, b], [c, d]) = (halves(from), halves(to));
+        [a, b, c, d, fifth, self.port]
+    }
+}
+
+impl FlowKey {
+    pub(crate) fn words(&self) -> KeyWords {
+        let Tuple { source, destination, protocol, source_port, destination_port } = self.tuple;
+        let IngressWords { kind, port } = self.ingress.words();
         let mut fifth = u64::from(source_port) << 48 | u64::from(destination_port) << 32;
-        fifth |= u64::from(self.network) << 16 | u64::from(protocol) << 8 | kind << KIND_SHIFT;
+        fifth |= u64::from(self.network) << 16 | u64::from(protocol) << 8 | kind;
         fifth |= if source.is_ipv6() { SOURCE_V6 } else { 0 };
         fifth |= if destination.is_ipv6() { DESTINATION_V6 } else { 0 };
         let ([a, b], [c, d]) = (address_words(source), address_words(destination));
@@ -63,7 +97,7 @@ impl FlowKey {
     }
 
     /// What [`words`](Self::words) made words of.
-    pub(super) fn from_words(words: &KeyWords) -> Option<FlowKey> {
+    pub(crate) fn from_words(words: &KeyWords) -> Option<FlowKey> {
         let [a, b, c, d, fifth, port] = *words;
         let ingress = match (fifth >> KIND_SHIFT) & 3 {
             KIND_POD => Ingress::Pod(PortId::new(port as u32 as usize)?, (port >> 32) as u32),

@@ -5,6 +5,7 @@
 
 mod check;
 mod epochs;
+mod hops;
 mod object;
 mod policies;
 mod rule;
@@ -12,6 +13,7 @@ mod service;
 mod services;
 mod stale;
 mod transaction;
+mod view;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 pub(crate) use check::is_host;
 pub use epochs::Epochs;
+pub(crate) use hops::{Hops, mac_word};
 use ipnet::IpNet;
 pub use object::{
     Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,
@@ -30,10 +33,9 @@ pub use service::{Service, ServiceEndpoint};
 pub use services::EndpointAddress;
 pub(crate) use services::{InstalledService, Services};
 pub use stale::StaleConnections;
+pub use view::{TableSummary, TableView};
 
-use crate::STAGES;
 use crate::address::{Mac, PortId};
-use crate::adjacency::AdjacencyTable;
 use crate::connection::{RuleId, ServiceId};
 use crate::table::{Exact, Longest};
 
@@ -61,6 +63,7 @@ pub struct State {
     policies: Policies,
     services: Services,
     epochs: Epochs,
+    hops: Hops,
 }
 
 /// An Endpoint, and the port it is attached to if that is open.
@@ -123,6 +126,7 @@ impl State {
             policies: Policies::new(hash_seed),
             services: Services::new(hash_seed),
             epochs: Epochs::new(),
+            hops: Hops::none(),
         }
     }
 
@@ -207,33 +211,6 @@ impl State {
     pub fn endpoint_of(&self, id: PortId) -> Option<Arc<Endpoint>> {
         self.senders.get(&id).map(|attached| attached.endpoint.clone())
     }
-
-    /// The tables in order, with the entries each holds.
-    pub fn tables(&self) -> Vec<TableSummary> {
-        let tables =
-            STAGES.iter().flat_map(|stage| stage.tables.iter().map(move |table| (stage, table)));
-        let summary = tables.map(|(stage, table)| TableSummary {
-            stage: stage.name,
-            name: table.id().name(),
-            entries: table.entries(self),
-        });
-        summary.collect()
-    }
-
-    /// The entries of the table of that name, as text.
-    pub fn show(&self, table: &str, adjacencies: &AdjacencyTable) -> Option<TableView> {
-        STAGES.iter().find_map(|stage| {
-            let table = stage.tables.iter().find(|candidate| candidate.id().name() == table)?;
-            let mut rows = table.rows(self, adjacencies);
-            rows.sort();
-            Some(TableView {
-                stage: stage.name,
-                name: table.id().name(),
-                columns: table.columns(),
-                rows,
-            })
-        })
-    }
 }
 
 /// What the stages ask for.
@@ -244,6 +221,11 @@ impl State {
 
     pub(crate) fn policies(&self) -> &Policies {
         &self.policies
+    }
+
+    /// Ports, as packets under way meet them.
+    pub(crate) fn hops(&self) -> &Hops {
+        &self.hops
     }
 
     pub(crate) fn node(&self) -> Option<&Node> {
@@ -374,28 +356,4 @@ impl State {
         let all = local.chain(gateway).chain(peers).filter(move |address| address.is_ipv4() == v4);
         all.filter_map(|address| Some((address, self.neighbor(address)?)))
     }
-}
-
-/// A table and how much it holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TableSummary {
-    /// The stage it belongs to.
-    pub stage: &'static str,
-    /// Its name.
-    pub name: &'static str,
-    /// Entries in it.
-    pub entries: usize,
-}
-
-/// The entries of a table, as text.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TableView {
-    /// The stage it belongs to.
-    pub stage: &'static str,
-    /// Its name.
-    pub name: &'static str,
-    /// Names of the columns.
-    pub columns: &'static [&'static str],
-    /// One cell for each column.
-    pub rows: Vec<Vec<String>>,
 }

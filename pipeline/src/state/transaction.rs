@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::check::{self, refuse};
 use super::epochs::Touched;
 use super::{
-    Attached, Change, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State, policies,
+    Attached, Change, Endpoint, Hops, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State,
+    policies,
 };
 use crate::address::PortKind;
 use crate::limits::{ENDPOINTS_MAX, PEERS_MAX};
@@ -50,6 +51,9 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
     next.check_beside_node(&named)?;
     next.epochs.policy_changed(&judged);
     next.epochs.forwarding_changed(&forwarded(&named, state, &next));
+    if named.keys().any(|id| matches!(id.kind, Kind::Node | Kind::Port | Kind::Endpoint)) {
+        next.hops = Hops::of(&next);
+    }
     Ok(next)
 }
 

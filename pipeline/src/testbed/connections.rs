@@ -18,6 +18,9 @@ impl Node {
         let connections = &mut self.worker.connections;
         let limit = CONNECTIONS_MAX as usize;
         while self.learned.connections.expire(connections, self.now_ms, limit, |_| ()) == limit {}
+        if let Some(twin) = &mut self.twin {
+            twin.expire(self.now_ms);
+        }
     }
 
     /// Forgets all connections, and has room for so many from now on.
@@ -25,6 +28,9 @@ impl Node {
         let limits = ConnectionLimits { connections, per_port, ..ConnectionLimits::default() };
         self.learned.connections = ConnectionTable::new(limits, 1);
         self.worker = WorkerMemory::new();
+        if let Some(twin) = &mut self.twin {
+            twin.limit(limits);
+        }
     }
 
     /// Every connection in a line: who, how it is answered, what was decided, how far it has come,

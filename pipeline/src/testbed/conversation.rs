@@ -133,6 +133,40 @@ fn message_at(frame: &[u8], start: usize) -> usize {
     if tunnelled && holds_ip { message_at(frame, inner) } else { message }
 }
 
+/// The frame that answers this one, tunnelled or not: everything the other way round.
+pub fn answered(frame: &[u8]) -> Vec<u8> {
+    let mut answer = frame.to_vec();
+    turn(&mut answer, 0);
+    answer
+}
+
+/// Swaps the ends of the packet that starts here. No sum changes by that.
+fn turn(frame: &mut [u8], start: usize) {
+    let swap = |frame: &mut [u8], at: usize, len: usize| {
+        let (one, other) = frame[start + at..].split_at_mut(len);
+        one.swap_with_slice(&mut other[..len]);
+    };
+    swap(frame, 0, 6);
+    let (protocol, message) = match u16_at(frame, start + 12) {
+        Some(ethernet::IPV4) => {
+            swap(frame, ethernet::LEN + 12, 4);
+            (frame[start + ethernet::LEN + 9], ethernet::LEN + ipv4::LEN)
+        }
+        Some(ethernet::IPV6) => {
+            swap(frame, ethernet::LEN + 8, 16);
+            (frame[start + ethernet::LEN + 6], ethernet::LEN + ipv6::LEN)
+        }
+        _ => return,
+    };
+    let tunnelled = u16_at(frame, start + message + 2) == Some(geneve::PORT);
+    if protocol == udp::PROTOCOL && tunnelled {
+        return turn(frame, start + message + udp::LEN + 8);
+    }
+    if matches!(protocol, tcp::PROTOCOL | udp::PROTOCOL) {
+        swap(frame, message, 2);
+    }
+}
+
 /// The innermost IP packet of a frame, as an error would quote it.
 pub fn innermost(frame: &[u8]) -> &[u8] {
     let message = message_at(frame, 0);

@@ -25,6 +25,7 @@ mod conversation;
 mod judge;
 mod probe;
 mod transactions;
+mod twin;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,7 +34,7 @@ use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::affinity::AffinityTable;
 use crate::connection::{ConnectionTable, FragmentTable};
-use crate::describe::{Description, describe};
+use crate::describe::{DescribeError, Description, describe};
 use crate::fqdn::FqdnTable;
 use crate::learned::{Learned, WorkerMemory};
 use crate::limits::{ConnectionLimits, PORTS_MAX};
@@ -44,10 +45,11 @@ use crate::tally::RuleCounts;
 use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
 
-pub use conversation::{flags, innermost, sctp};
+pub use conversation::{answered, flags, innermost, sctp};
 pub use judge::assert_sound;
 pub use probe::{Probe, ping, tcp, udp, who_has};
 pub use transactions::{CHANGE_BYTES, assert_consistent, transactions};
+pub use twin::{Buffer, Twin};
 
 /// Bytes in front of every packet sent here, as AF_XDP leaves them.
 pub const HEADROOM: usize = 256;
@@ -125,6 +127,9 @@ pub struct Node {
     pub trace: Trace,
     /// Every checksum-partial fact the last packet left with.
     pub checksum: Checksum,
+    /// The same node by composed decisions. A test that changes what was learnt by hand takes it
+    /// away.
+    pub twin: Option<Twin>,
     known: connections::Known,
     counters: BTreeMap<String, u64>,
     seen: BTreeMap<String, u64>,
@@ -185,6 +190,7 @@ impl Node {
             now_ms: 1_000_000,
             trace: Trace::default(),
             checksum: Checksum::Complete,
+            twin: Some(Twin::new(learned())),
             known: connections::Known::new(),
             counters: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -230,6 +236,16 @@ impl Node {
     /// The frame that a probe is.
     #[track_caller]
     pub fn frame(&self, probe: &Probe) -> Vec<u8> {
+        let described = self.describe(probe);
+        described.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`frame`](Self::frame); `None` when there is no way to send it now.
+    pub fn try_frame(&self, probe: &Probe) -> Option<Vec<u8>> {
+        self.describe(probe).ok()
+    }
+
+    fn describe(&self, probe: &Probe) -> Result<Vec<u8>, DescribeError> {
         let description = Description {
             ingress: probe.from.clone(),
             source: probe.source.as_ref().map(|name| self.address(name, probe.v6)),
@@ -242,12 +258,11 @@ impl Node {
             source_mac: probe.source_mac.as_ref().map(|name| self.mac(name)),
             destination_mac: probe.destination_mac.as_ref().map(|name| self.mac(name)),
         };
-        let described = describe(&description, &self.state);
-        let mut frame = described.unwrap_or_else(|error| panic!("{error}")).bytes().to_vec();
+        let mut frame = describe(&description, &self.state)?.bytes().to_vec();
         for edit in &probe.edits {
             edit(&mut frame);
         }
-        frame
+        Ok(frame)
     }
 
     /// What a packet here is judged by, without a trace.
@@ -292,10 +307,12 @@ impl Node {
         let outcome = run(&mut packet, &mut context);
         self.trace = trace;
         self.checksum = packet.checksum;
+        let range = packet.range();
+        self.follow(ingress, (frame, checksum), (outcome, &buffer[range.clone()], self.checksum));
         let (counter, fate) = match outcome {
             Outcome::Output(egress) => {
                 let egress = name(&self.state, egress);
-                (format!("outputs.{egress}"), Fate::Left(egress, packet.bytes().to_vec()))
+                (format!("outputs.{egress}"), Fate::Left(egress, buffer[range].to_vec()))
             }
             Outcome::Drop(reason) => {
                 let ingress = name(&self.state, ingress);

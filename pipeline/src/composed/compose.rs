@@ -1,0 +1,87 @@
+//! How what the stages have decided about a packet becomes a shortcut for those that follow it.
+
+use super::shortcut::{Addressed, Rewrite, Shortcut};
+use super::{epoch, macs_of};
+use crate::address::Mac;
+use crate::connection::{ConnectionId, Direction};
+use crate::packet::{Packet, PacketSource, Tracking};
+use crate::run::Context;
+use crate::state::mac_word;
+use crate::verdict::Outcome;
+
+/// Remembers what the stages have decided about a packet, for those that follow it.
+pub(super) fn compose(
+    packet: &Packet<'_>,
+    addressed: Option<(u64, u64)>,
+    outcome: Outcome,
+    context: &Context<'_>,
+) {
+    if let Some((id, direction, shortcut, epoch)) = composed(packet, addressed, outcome, context) {
+        context.learned.connections.decide(id, direction, shortcut.word(), epoch);
+    }
+}
+
+fn composed(
+    packet: &Packet<'_>,
+    addressed: Option<(u64, u64)>,
+    outcome: Outcome,
+    context: &Context<'_>,
+) -> Option<(ConnectionId, Direction, Shortcut, u32)> {
+    let (facts, state, hops) = (&packet.facts, context.state, context.state.hops());
+    let Outcome::Output(egress) = outcome else { return None };
+    let Tracking::Known { id, direction, related: false, connection } = facts.tracking else {
+        return None;
+    };
+    // What the node began has rights that what comes by the gateway has not.
+    let special = direction == Direction::Original && connection.decision.from_node;
+    if !facts.is_under_way() || special || facts.egress != Some(egress) {
+        return None;
+    }
+    let to = hops.get(egress)?;
+    let source = facts.source?;
+    // Of the node's two ports, the key does not tell which one it came in by, and goes back to.
+    if facts.hairpin && source == PacketSource::Gateway {
+        return None;
+    }
+    let adjacency = facts.tunnel.map(|tunnel| tunnel.adjacency);
+    let mtu = if adjacency.is_some() { hops.tunnel_mtu } else { to.mtu };
+    let rewrite = match (adjacency, facts.routed) {
+        (Some(_), _) => Rewrite::ToPeer,
+        (None, false) => Rewrite::None,
+        (None, true) => {
+            let now = macs_of(packet.bytes())?;
+            let virtual_mac = mac_word(Mac::VIRTUAL);
+            let to_station = now == (to.mac, hops.gateway_mac);
+            let to_gateway = now == (hops.gateway_mac, virtual_mac);
+            match (to_station, to_gateway) {
+                (true, _) => Rewrite::ToStation,
+                (false, true) => Rewrite::ToGateway,
+                (false, false) => return None,
+            }
+        }
+    };
+    let (destination, _) = addressed?;
+    let addressed = match source {
+        PacketSource::Tunnel => Addressed::Any,
+        _ if destination == to.mac => Addressed::Station,
+        _ if destination == hops.gateway_mac => Addressed::Gateway,
+        _ if destination == mac_word(Mac::VIRTUAL) => Addressed::Virtual,
+        _ => return None,
+    };
+    let (own, other) = match direction {
+        Direction::Original => (connection.original, connection.reply),
+        Direction::Reply => (connection.reply, connection.original),
+    };
+    let translate = own.tuple.reversed() != other.tuple;
+    let other = translate.then(|| other.words());
+    let shortcut = Shortcut {
+        egress,
+        rewrite,
+        addressed,
+        lower: facts.routed && source != PacketSource::Gateway,
+        translate,
+        adjacency,
+    };
+    let epoch = epoch(state, &own.words(), other.as_ref());
+    (facts.mtu == usize::from(mtu)).then_some((id, direction, shortcut, epoch))
+}

@@ -1,0 +1,396 @@
+//! Composed decisions: what the stages decided about a connection, done again without them.
+//!
+//! A packet of a connection under way costs a [`glance`], one look at the connection table, and one
+//! [`rewrite`]. What the stages decided about its direction stands in the connection's record, a
+//! [`shortcut`] of one word, and holds while the State's epochs of its two ends are what they were.
+//! Whatever a glance does not understand, and whatever is not composed or no longer current, walks
+//! the stages, and what these decide is composed anew. Denials never are.
+//!
+//! A batch is surveyed before anything is done with it, so that no packet waits for memory: first
+//! all keys are hashed and their buckets asked for, then all records, and only then packet by
+//! packet is acted on.
+//!
+//! `run` with and without gives the same packets, counters and connections: held by tests over
+//! generated States, and on a node by taking one packet in so many both ways: [`sample`].
+
+mod compose;
+mod glance;
+mod rewrite;
+mod sample;
+mod shortcut;
+
+use arrayvec::ArrayVec;
+
+pub use sample::Sampler;
+
+use crate::address::{Mac, PortId, PortKind};
+use crate::adjacency::AdjacencyId;
+use crate::connection::{Candidate, ConnectionTable, Direction, FlowKey, Ingress, KeyWords, Step};
+use crate::limits::BATCH_MAX;
+use crate::packet::{Checksum, Packet, Tunnel};
+use crate::run::{Context, run, walk};
+use crate::stage::classifier::{Classifier, PipelineRootClassifier};
+use crate::stage::{Table, TableId};
+use crate::state::{State, mac_word};
+use crate::tunnel;
+use crate::verdict::{DropReason, Outcome, Verdict};
+use crate::wire::{dns, ethernet, geneve, ipv4, udp};
+use compose::compose;
+use glance::Glance;
+use rewrite::Change;
+use shortcut::{Addressed, Rewrite, Shortcut};
+
+/// What the pipeline asks of the processor.
+pub trait Machine {
+    /// Asks for the cache line at `place`, which will soon be read.
+    fn prefetch<T>(&self, place: &T);
+}
+
+/// A processor that fetches what is asked for when it is read.
+pub struct Plain;
+
+impl Machine for Plain {
+    fn prefetch<T>(&self, _: &T) {}
+}
+
+/// A packet in the memory of whoever moves it.
+pub trait PacketBuffer {
+    /// From the outermost header to the end of the payload.
+    fn bytes(&self) -> &[u8];
+    /// As [`bytes`](Self::bytes), to rewrite.
+    fn bytes_mut(&mut self) -> &mut [u8];
+    /// What the L4 checksum field holds.
+    fn checksum(&self) -> Checksum;
+    /// Says where the packet lies in its buffer, and what its L4 checksum field holds.
+    fn settle(&mut self, range: std::ops::Range<usize>, checksum: Checksum);
+    /// Cuts the packet off behind so many bytes.
+    fn truncate(&mut self, len: usize, checksum: Checksum);
+    /// The packet as the stages see it; `None` when it does not lie within its buffer.
+    fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>>;
+}
+
+/// What is known of the packets of a batch before anything is done with them.
+#[derive(Default)]
+pub struct Survey {
+    seen: ArrayVec<Option<Seen>, BATCH_MAX>,
+}
+
+struct Seen {
+    glance: Glance,
+    candidate: Option<Candidate>,
+}
+
+impl Survey {
+    /// Looks at all packets of a batch, each with the port it came in by.
+    pub fn take<'f, F: PacketBuffer + 'f>(
+        &mut self,
+        batch: impl Iterator<Item = (&'f F, PortId)> + Clone,
+        state: &State,
+        connections: &ConnectionTable,
+        machine: &impl Machine,
+    ) {
+        self.seen.clear();
+        for (frame, _) in batch.clone() {
+            if let Some(first) = frame.bytes().first() {
+                machine.prefetch(first);
+            }
+        }
+        for (frame, ingress) in batch.take(BATCH_MAX) {
+            let mut glance = glance_at(frame.bytes(), ingress, state);
+            if let Some(glance) = &mut glance {
+                glance.hash = connections.hash_of(&glance.words);
+                if let Some(line) = connections.bucket_of(glance.hash) {
+                    machine.prefetch(line);
+                }
+            }
+            self.seen.push(glance.map(|glance| Seen { glance, candidate: None }));
+        }
+        for seen in self.seen.iter_mut().flatten() {
+            seen.candidate = connections.candidate(seen.glance.hash);
+            let lines = seen.candidate.and_then(|it| connections.lines_of(it));
+            for line in lines.into_iter().flatten() {
+                machine.prefetch(line);
+            }
+        }
+    }
+}
+
+/// Where a packet from a peer most often begins: behind headers without options over IPv4.
+const TUNNEL_HEADERS: usize = ethernet::LEN + ipv4::LEN + udp::LEN + geneve::LEN;
+
+fn glance_at(bytes: &[u8], ingress: PortId, state: &State) -> Option<Glance> {
+    let hop = state.hops().get(ingress)?;
+    let from_pod = match hop.kind? {
+        PortKind::Pod => true,
+        PortKind::Gateway => false,
+        PortKind::Uplink => {
+            let behind = bytes.get(TUNNEL_HEADERS..)?;
+            return Glance::of(behind, hop.ingress(ingress), false);
+        }
+        // What the node itself sends has rights of its own.
+        PortKind::Host => return None,
+    };
+    Glance::of(bytes, hop.ingress(ingress), from_pod)
+}
+
+/// What one worker remembers of composed decisions.
+#[derive(Debug)]
+pub struct ComposedMemory {
+    /// Packets that were decided about without the stages.
+    pub hits: u64,
+    /// Packets that took the stages.
+    pub walks: u64,
+    /// Takes one hit in so many through the stages, too.
+    pub sampler: Sampler,
+}
+
+impl ComposedMemory {
+    /// Nothing counted yet, and nothing sampled.
+    pub fn new() -> ComposedMemory {
+        ComposedMemory { hits: 0, walks: 0, sampler: Sampler::new(0) }
+    }
+}
+
+impl Default for ComposedMemory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Decides about a packet of a batch and rewrites it accordingly, by what was composed where that
+/// is enough. `at` is its place in the batch that was surveyed.
+pub fn decide(
+    survey: &Survey,
+    at: usize,
+    frame: &mut impl PacketBuffer,
+    ingress: PortId,
+    context: &mut Context<'_>,
+) -> Outcome {
+    let sampled = context.worker.composed.sampler.begin(frame.bytes(), frame.checksum());
+    let seen = survey.seen.get(at).and_then(Option::as_ref);
+    let uplink = context.state.uplink().is_some_and(|uplink| uplink.id == ingress);
+    let (outcome, hit) = if uplink {
+        tunnelled(seen, frame, ingress, context)
+    } else if let Some(outcome) = seen.and_then(|seen| hit(seen, frame, ingress, context)) {
+        (outcome, true)
+    } else {
+        (by_stages(frame, ingress, context), false)
+    };
+    if !hit {
+        context.worker.composed.walks += 1;
+        return outcome;
+    }
+    context.worker.composed.hits += 1;
+    if sampled {
+        sample::compare(frame, ingress, outcome, context);
+    }
+    outcome
+}
+
+/// A packet that takes the stages.
+fn by_stages(frame: &mut impl PacketBuffer, ingress: PortId, context: &mut Context<'_>) -> Outcome {
+    let addressed = macs_of(frame.bytes());
+    let Some(mut packet) = frame.packet(ingress) else {
+        return Outcome::Drop(DropReason::Malformed);
+    };
+    let outcome = run(&mut packet, context);
+    compose(&packet, addressed, outcome, context);
+    let (range, checksum) = (packet.range(), packet.checksum);
+    frame.settle(range, checksum);
+    outcome
+}
+
+/// A packet that needs nothing but what was composed.
+#[inline]
+fn hit(
+    seen: &Seen,
+    frame: &mut impl PacketBuffer,
+    ingress: PortId,
+    context: &Context<'_>,
+) -> Option<Outcome> {
+    let glance = &seen.glance;
+    let from = context.state.hops().get(ingress)?;
+    let known = frame.checksum();
+    let taken = take(frame.bytes_mut(), known, glance, seen.candidate?, Some(from.mac), context)?;
+    frame.truncate(ethernet::LEN + usize::from(glance.len), taken.checksum);
+    let Some((tunnel, source, next_hop)) = taken.tunnel else {
+        return Some(Outcome::Output(taken.egress));
+    };
+    let mut packet = frame.packet(ingress)?;
+    let encapsulated = packet.parse_ip().and_then(|_| {
+        tunnel::encapsulate(&mut packet, tunnel, source, next_hop, context.state.hash_seed())
+    });
+    let (range, checksum) = (packet.range(), packet.checksum);
+    frame.settle(range, checksum);
+    Some(encapsulated.map_or_else(Outcome::Drop, |()| Outcome::Output(taken.egress)))
+}
+
+/// A packet that comes in by the uplink: the tunnel's headers are taken off as the stages do it.
+/// Says what became of it, and whether without the other stages.
+fn tunnelled(
+    seen: Option<&Seen>,
+    frame: &mut impl PacketBuffer,
+    ingress: PortId,
+    context: &mut Context<'_>,
+) -> (Outcome, bool) {
+    let Some(mut packet) = frame.packet(ingress) else {
+        return (Outcome::Drop(DropReason::Malformed), false);
+    };
+    let decided = match enter(&mut packet, context) {
+        Err(outcome) => (outcome, false),
+        Ok(target) => match taken_out(seen, &mut packet, context) {
+            Some(outcome) => (outcome, true),
+            None => {
+                let addressed = macs_of(packet.bytes());
+                let outcome = walk(&mut packet, context, Some(target));
+                compose(&packet, addressed, outcome, context);
+                (outcome, false)
+            }
+        },
+    };
+    let (range, checksum) = (packet.range(), packet.checksum);
+    frame.settle(range, checksum);
+    decided
+}
+
+/// Takes the tunnel's headers off; gives the table that comes next.
+fn enter(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<TableId, Outcome> {
+    let tables: [&dyn Table; 2] = [&PipelineRootClassifier, &Classifier];
+    for table in tables {
+        match table.apply(packet, context) {
+            Verdict::Next => {}
+            Verdict::Goto(target) => return Ok(target),
+            Verdict::Drop(reason) => return Err(Outcome::Drop(reason)),
+            Verdict::Output(_) | Verdict::Answer => break,
+        }
+    }
+    Err(Outcome::Drop(DropReason::NotTunnel))
+}
+
+/// A packet out of a tunnel that needs nothing but what was composed.
+fn taken_out(
+    seen: Option<&Seen>,
+    packet: &mut Packet<'_>,
+    context: &Context<'_>,
+) -> Option<Outcome> {
+    let connections = &context.learned.connections;
+    let glance = Glance::of(packet.bytes(), Ingress::Tunnel.words(), false)?;
+    // What was seen behind the outer headers may lie elsewhere than where it was looked for.
+    let seen = seen.filter(|seen| seen.glance.words == glance.words);
+    let candidate = match seen {
+        Some(seen) => seen.candidate,
+        None => connections.candidate(connections.hash_of(&glance.words)),
+    };
+    let known = packet.checksum;
+    let taken = take(packet.bytes_mut(), known, &glance, candidate?, None, context)?;
+    packet.checksum = taken.checksum;
+    Some(Outcome::Output(taken.egress))
+}
+
+/// What became of a packet's bytes, and where it goes.
+struct Taken {
+    egress: PortId,
+    checksum: Checksum,
+    /// The tunnel, and the MAC addresses on the underlay.
+    tunnel: Option<(Tunnel, Mac, Mac)>,
+}
+
+/// Rewrites a packet by what was composed; `None`, and nothing rewritten, when it has to take the
+/// stages. `from` is the MAC address that it has to come from.
+#[inline]
+fn take(
+    bytes: &mut [u8],
+    known: Checksum,
+    glance: &Glance,
+    candidate: Candidate,
+    from: Option<u64>,
+    context: &Context<'_>,
+) -> Option<Taken> {
+    let (state, hops) = (context.state, context.state.hops());
+    let checksum = glance.checksum(known)?;
+    let hit = context.learned.connections.hit(candidate, &glance.words)?;
+    let at = hit.progress;
+    if at.is_unanswered() || at.step(glance.signal, hit.direction) != Step::To(at) {
+        return None;
+    }
+    let shortcut = Shortcut::from_word(hit.shortcut())?;
+    let to = hops.get(shortcut.egress)?;
+    let other = if shortcut.translate { Some(hit.other_key()?) } else { None };
+    if !hit.is_of(epoch(state, &glance.words, other.as_ref())) {
+        return None;
+    }
+    let (destination, source) = macs_of(bytes)?;
+    let addressed = match shortcut.addressed {
+        Addressed::Station => destination == to.mac,
+        Addressed::Gateway => destination == hops.gateway_mac,
+        Addressed::Virtual => destination == mac_word(Mac::VIRTUAL),
+        Addressed::Any => true,
+    };
+    let mtu = if shortcut.adjacency.is_some() { hops.tunnel_mtu } else { to.mtu };
+    let fits = glance.len <= mtu && (!shortcut.lower || glance.ttl > 1);
+    if !addressed || from.is_some_and(|from| source != from) || !fits {
+        return None;
+    }
+    // What a server of names answers is learnt from.
+    let [.., fifth, _] = other.unwrap_or(glance.words);
+    let answered_by = if other.is_some() { (fifth >> 32) as u16 } else { (fifth >> 48) as u16 };
+    if answered_by == dns::PORT && hit.direction == Direction::Reply {
+        return None;
+    }
+    let tunnel = match shortcut.adjacency {
+        Some(adjacency) => Some(underlay(adjacency, &glance.words, other.as_ref(), context)?),
+        None => None,
+    };
+    let change = Change { glance, to: other.as_ref(), checksum, lower: shortcut.lower };
+    change.make(bytes.get_mut(ethernet::LEN..)?)?;
+    let gateway = hops.gateway_mac;
+    match shortcut.rewrite {
+        Rewrite::None => {}
+        Rewrite::ToStation => rewrite::macs(bytes, gateway, to.mac),
+        Rewrite::ToGateway => rewrite::macs(bytes, mac_word(Mac::VIRTUAL), gateway),
+        Rewrite::ToPeer => rewrite::macs(bytes, gateway, mac_word(Mac::VIRTUAL)),
+    }
+    hit.note(glance.len.into(), context.now_ms);
+    Some(Taken { egress: shortcut.egress, checksum, tunnel })
+}
+
+/// Of what forwards packets of this key, and of the rules about them where these count.
+#[inline]
+fn epoch(state: &State, key: &KeyWords, other: Option<&KeyWords>) -> u32 {
+    let &[_, source, _, own, ..] = key;
+    // Translated, it goes to where the other direction's packets come from.
+    let destination = other.map_or(own, |&[_, source, ..]| source);
+    state.epochs().forwarding(source, destination)
+}
+
+/// Both ends of the tunnel behind a next hop, and the MAC addresses on the underlay; `None` when
+/// the next hop is not resolved.
+fn underlay(
+    adjacency: AdjacencyId,
+    key: &KeyWords,
+    other: Option<&KeyWords>,
+    context: &Context<'_>,
+) -> Option<(Tunnel, Mac, Mac)> {
+    let state = context.state;
+    let destination = FlowKey::from_words(other.unwrap_or(key))?.tuple;
+    let destination = if other.is_some() { destination.source } else { destination.destination };
+    let (node, peer) = (state.node()?, state.peer_by_route(destination)?);
+    if peer.adjacency != adjacency {
+        return None;
+    }
+    let tunnel = Tunnel {
+        local: node.tunnel_address,
+        remote: peer.tunnel_address,
+        adjacency,
+        kind: node.tunnel_type,
+    };
+    Some((tunnel, state.uplink()?.mac, context.adjacencies.mac(adjacency)?))
+}
+
+/// Destination and source MAC address of a frame.
+#[inline]
+fn macs_of(bytes: &[u8]) -> Option<(u64, u64)> {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *bytes.first_chunk::<{ ethernet::LEN }>()?;
+    let word = u64::from_be_bytes;
+    Some((word([0, 0, a, b, c, d, e, f]), word([0, 0, g, h, i, j, k, l])))
+}

@@ -1,0 +1,113 @@
+//! The short way to a connection: the record that a key's hash points to, read no further than a
+//! packet of a connection under way needs.
+//!
+//! A batch asks for all its buckets first, then for all its records, and only then looks: by then
+//! what it asked for has arrived. What was decided about a direction is one word of the record: a
+//! [shortcut](crate::composed) above its stamp. The word is believed only while the stamp is what
+//! the State says now; the turn of the record is mixed into it, so that a word that another worker
+//! stores too late means nothing to the record's next connection.
+
+use super::bucket::Place;
+use super::memory::Line;
+use super::record::{RECORD_LINES, Record, turn};
+use super::table::ConnectionTable;
+use super::words::KeyWords;
+use super::{ConnectionId, Direction, Progress};
+use crate::sync::{Ordering, fence};
+
+/// Keeps the stamps of two turns of a record apart, however the State changes: an odd number, so
+/// that no other turn of 32 bits gives the same.
+const TURN_FACTOR: u32 = 0x9e37_79b1;
+
+/// A record that may be that of a key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    index: u32,
+    direction: Direction,
+}
+
+/// A connection as a packet of it was found, all of one moment.
+pub(crate) struct Hit<'a> {
+    record: Record<'a>,
+    number: u64,
+    /// In which direction.
+    pub(crate) direction: Direction,
+    /// How far it has come.
+    pub(crate) progress: Progress,
+    /// What was decided about this direction, above its stamp.
+    decided: u64,
+}
+
+impl ConnectionTable {
+    /// The keyed hash of a key.
+    pub(crate) fn hash_of(&self, words: &KeyWords) -> u64 {
+        self.hash.hash(words)
+    }
+
+    /// The line that most keys of this hash are found in.
+    pub(crate) fn bucket_of(&self, hash: u64) -> Option<&Line> {
+        self.buckets().primary(hash)
+    }
+
+    /// The record that has the fingerprint of this hash.
+    pub(crate) fn candidate(&self, hash: u64) -> Option<Candidate> {
+        let place: Place = self.buckets().matches(hash).next()?;
+        Some(Candidate { index: place.index()?, direction: place.direction() })
+    }
+
+    /// The lines of a candidate.
+    pub(crate) fn lines_of(&self, candidate: Candidate) -> Option<&[Line; RECORD_LINES]> {
+        self.record_lines(candidate.index)
+    }
+
+    /// The candidate's connection, if it lives and this is its key.
+    pub(crate) fn hit(&self, candidate: Candidate, words: &KeyWords) -> Option<Hit<'_>> {
+        let record = self.record(candidate.index)?;
+        let number = record.living()?;
+        let direction = candidate.direction;
+        if !record.has_key(direction, words) {
+            return None;
+        }
+        let progress = record.progress();
+        let decided = record.decided(direction).load(Ordering::Relaxed);
+        // As in `Record::read`.
+        fence(Ordering::Acquire);
+        let same = record.sequence.load(Ordering::Relaxed) == number;
+        same.then_some(Hit { record, number, direction, progress, decided })
+    }
+
+    /// Remembers what was decided about a direction of a connection, as far as it still lives.
+    pub(crate) fn decide(&self, id: ConnectionId, direction: Direction, shortcut: u32, epoch: u32) {
+        let Some(record) = self.living(id) else { return };
+        let word = u64::from(shortcut) << 32 | u64::from(stamp(epoch, id.turn));
+        record.decided(direction).store(word, Ordering::Relaxed);
+    }
+}
+
+impl Hit<'_> {
+    /// What was decided about this direction: not yet checked against its stamp.
+    pub(crate) fn shortcut(&self) -> u32 {
+        (self.decided >> 32) as u32
+    }
+
+    /// Whether what was decided is of this epoch.
+    pub(crate) fn is_of(&self, epoch: u32) -> bool {
+        self.decided as u32 == stamp(epoch, turn(self.number))
+    }
+
+    /// The key of the other direction; `None` when the connection is over meanwhile.
+    pub(crate) fn other_key(&self) -> Option<KeyWords> {
+        let words = self.record.way(self.direction.reversed()).key();
+        fence(Ordering::Acquire);
+        (self.record.sequence.load(Ordering::Relaxed) == self.number).then_some(words)
+    }
+
+    /// Counts the packet.
+    pub(crate) fn note(&self, bytes: u64, now_ms: u64) {
+        self.record.way(self.direction).count(bytes, now_ms);
+    }
+}
+
+fn stamp(epoch: u32, turn: u32) -> u32 {
+    epoch.wrapping_add(turn.wrapping_mul(TURN_FACTOR))
+}

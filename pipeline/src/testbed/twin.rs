@@ -1,0 +1,154 @@
+//! The same node once more, by composed decisions: whatever a test sends goes through both, and
+//! both have to say the same.
+
+use std::ops::Range;
+
+use super::{HEADROOM, Node, learned};
+use crate::address::PortId;
+use crate::composed::{self, PacketBuffer, Plain, Sampler, Survey};
+use crate::connection::{ConnectionTable, Counts};
+use crate::learned::{Learned, WorkerMemory};
+use crate::limits::{CONNECTIONS_MAX, ConnectionLimits};
+use crate::packet::{Checksum, Packet};
+use crate::run::Context;
+use crate::verdict::Outcome;
+
+/// Tables are held against each other after this many packets, and after the first few.
+const COMPARED_EVERY: u64 = 64;
+/// One hit in so many takes the stages, too.
+const SAMPLED_EVERY: u32 = 3;
+
+/// What a node has learnt that decides by what was composed.
+pub struct Twin {
+    learned: Learned,
+    /// What its one worker keeps to itself.
+    pub worker: WorkerMemory,
+    packets: u64,
+}
+
+/// A packet in memory of its own, with room around it.
+pub struct Buffer {
+    bytes: Vec<u8>,
+    range: Range<usize>,
+    checksum: Checksum,
+}
+
+impl Buffer {
+    /// A copy of a frame, with as much room in front as AF_XDP leaves.
+    pub fn of(frame: &[u8], checksum: Checksum) -> Buffer {
+        let mut bytes = vec![0xee; HEADROOM];
+        bytes.extend(frame);
+        let range = HEADROOM..bytes.len();
+        Buffer { bytes, range, checksum }
+    }
+}
+
+impl PacketBuffer for Buffer {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.range.clone()]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.range.clone()]
+    }
+
+    fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+
+    fn settle(&mut self, range: Range<usize>, checksum: Checksum) {
+        (self.range, self.checksum) = (range, checksum);
+    }
+
+    fn truncate(&mut self, len: usize, checksum: Checksum) {
+        self.range.end = self.range.end.min(self.range.start + len);
+        self.checksum = checksum;
+    }
+
+    fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>> {
+        Packet::new(&mut self.bytes, self.range.start, self.range.end, ingress, self.checksum)
+    }
+}
+
+impl Twin {
+    pub(super) fn new(learned: Learned) -> Twin {
+        let mut worker = WorkerMemory::new();
+        worker.composed.sampler = Sampler::new(SAMPLED_EVERY);
+        Twin { learned, worker, packets: 0 }
+    }
+
+    pub(super) fn limit(&mut self, limits: ConnectionLimits) {
+        *self = Twin::new(Learned { connections: ConnectionTable::new(limits, 1), ..learned() });
+    }
+
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        let (worker, limit) = (&mut self.worker.connections, CONNECTIONS_MAX as usize);
+        while self.learned.connections.expire(worker, now_ms, limit, |_| ()) == limit {}
+    }
+
+    /// Who talks to whom, how far it has come, and how much has gone either way.
+    fn table(learned: &Learned, now_ms: u64) -> Vec<String> {
+        let lines = learned.connections.iter(now_ms).map(|listed| {
+            let counts: [Counts; 2] = listed.counts;
+            format!("{:?} {counts:?} idle {} ms", listed.connection, listed.idle_ms)
+        });
+        let mut lines: Vec<_> = lines.collect();
+        lines.sort();
+        lines
+    }
+}
+
+impl Node {
+    /// Sends a packet that has gone through the stages by what was composed, and holds the two
+    /// against each other.
+    #[track_caller]
+    pub(super) fn follow(
+        &mut self,
+        ingress: PortId,
+        (came, known): (&[u8], Checksum),
+        (outcome, left, checksum): (Outcome, &[u8], Checksum),
+    ) {
+        let Some(mut twin) = self.twin.take() else { return };
+        let mut buffer = Buffer::of(came, known);
+        let mut survey = Survey::default();
+        let batch = [(&buffer, ingress)];
+        survey.take(batch.into_iter(), &self.state, &twin.learned.connections, &Plain);
+        let mut context = Context {
+            state: &self.state,
+            adjacencies: &self.adjacencies,
+            now_ms: self.now_ms,
+            learned: &twin.learned,
+            worker: &mut twin.worker,
+            dry: false,
+            trace: None,
+        };
+        let composed = composed::decide(&survey, 0, &mut buffer, ingress, &mut context);
+        assert_eq!(composed, outcome, "composed, and by the stages: {came:02x?}");
+        if let Outcome::Output(_) = outcome {
+            assert_eq!(buffer.bytes(), left, "composed, and by the stages: {came:02x?}");
+            assert_eq!(buffer.checksum(), checksum, "composed, and by the stages: {came:02x?}");
+        }
+        let sampler = &mut twin.worker.composed.sampler;
+        assert_eq!(sampler.take_evidence(), None, "sampled");
+        twin.packets += 1;
+        if twin.packets < COMPARED_EVERY / 4 || twin.packets.is_multiple_of(COMPARED_EVERY) {
+            let composed = Twin::table(&twin.learned, self.now_ms);
+            assert_eq!(composed, Twin::table(&self.learned, self.now_ms));
+        }
+        self.twin = Some(twin);
+    }
+
+    /// Asserts that both ways of deciding have led to the same connections.
+    #[track_caller]
+    pub fn assert_twins(&self) {
+        let Some(twin) = &self.twin else { return };
+        let composed = Twin::table(&twin.learned, self.now_ms);
+        assert_eq!(composed, Twin::table(&self.learned, self.now_ms));
+    }
+
+    /// Packets that took what was composed, and packets that took the stages.
+    pub fn composed(&self) -> (u64, u64) {
+        let composed = self.twin.as_ref().map(|twin| &twin.worker.composed);
+        composed.map_or((0, 0), |composed| (composed.hits, composed.walks))
+    }
+}
