@@ -2,7 +2,7 @@
 
 use super::shortcut::{Addressed, Rewrite, Shortcut};
 use super::{epoch, macs_of};
-use crate::address::Mac;
+use crate::address::{Mac, PortKind};
 use crate::connection::{ConnectionId, Direction};
 use crate::packet::{Packet, PacketSource, Tracking};
 use crate::run::Context;
@@ -39,8 +39,8 @@ fn composed(
     }
     let to = hops.get(egress)?;
     let source = facts.source?;
-    // Of the node's two ports, the key does not tell which one it came in by, and goes back to.
-    if facts.hairpin && source == PacketSource::Gateway {
+    // Of the node's two ports, the key does not tell which one it came in by.
+    if source == PacketSource::Gateway && to.kind != Some(PortKind::Pod) && facts.tunnel.is_none() {
         return None;
     }
     let adjacency = facts.tunnel.map(|tunnel| tunnel.adjacency);
