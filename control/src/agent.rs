@@ -76,7 +76,8 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let node = Namespace::current()?;
     let attachments = Arc::new(Attachments::open(&configuration.state_dir)?);
-    let cluster = manifests::follow(&configuration.manifests).map_err(|source| {
+    let last_good = configuration.state_dir.join("manifests");
+    let cluster = manifests::follow(&configuration.manifests, &last_good).map_err(|source| {
         StartError::Manifests { folder: configuration.manifests.clone(), source }
     })?;
     let name = concat!("seine-agent ", env!("CARGO_PKG_VERSION"));

@@ -96,8 +96,9 @@ datapath_socket = "/run/seine/datapath.sock"
 # Where the CNI plugin finds this agent: the plugin's own default.
 cni_socket = "/run/seine/agent.sock"
 
-# Leases and attachments. Must outlive a restart of the agent, and is worth nothing without the
-# running Pods; /var/lib, because /run may be too small or memory.
+# Leases and attachments, and what is in force of the manifests, for those that are wrong when the
+# agent starts. Must outlive a restart of the agent; /var/lib, because /run may be too small or
+# memory.
 state_dir = "/var/lib/seine"
 
 # How Pod traffic crosses between nodes: "encap" puts all of it into a tunnel, which needs nothing

@@ -21,6 +21,7 @@ pub mod compile;
 pub mod configuration;
 pub mod ctl;
 pub mod datapath_session;
+mod durable;
 pub mod host_network;
 pub mod ipam;
 pub mod model;

@@ -1,7 +1,7 @@
 //! The file of [`super::Attachments`]: read once, replaced atomically, written by one thread.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -9,6 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::watch;
 
 use super::{Contents, RecordError};
+use crate::durable;
 
 /// The version of the file that this code reads and writes.
 pub(super) const VERSION: u32 = 1;
@@ -59,13 +60,7 @@ fn write(path: &Path, contents: &Contents) -> Result<(), RecordError> {
         reason: error.to_string(),
     };
     let bytes = serde_json::to_vec(contents).map_err(|error| failed(error.into()))?;
-    let fresh = path.with_extension("json.new");
-    let mut file = File::create(&fresh).map_err(failed)?;
-    file.write_all(&bytes).map_err(failed)?;
-    file.sync_data().map_err(failed)?;
-    fs::rename(&fresh, path).map_err(failed)?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    durable::replace(path, &bytes).map_err(failed)
 }
 
 /// How far the record on disk has come: the last generation written, and how that went.

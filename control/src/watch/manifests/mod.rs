@@ -5,8 +5,11 @@
 //! away. Of one that can be read, an object that is wrong stays as it was, and the others are
 //! taken. A file that is gone takes its objects with it. Changes are noticed through inotify, and
 //! by looking again every few seconds, for filesystems that do not tell.
+//!
+//! What is in force is kept on disk as well, so that all of this is true of an agent that starts.
 
 mod assemble;
+mod last_good;
 mod parse;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::model::{Cluster, Object, ObjectKey};
+use last_good::LastGood;
 pub use parse::ManifestError;
 
 /// Editors and `kubectl` write a file in several steps; what follows within this is one change.
@@ -39,13 +43,15 @@ struct Source {
     stamp: Stamp,
     /// Of the last version that could be read.
     objects: Vec<Object>,
+    /// The same, as JSON.
+    written: Vec<Arc<str>>,
     /// Objects in it that cannot be taken as they are written: they stay as they were.
     refused: Vec<ObjectKey>,
 }
 
 impl Source {
     fn new(stamp: Stamp) -> Self {
-        Self { stamp, objects: Vec::new(), refused: Vec::new() }
+        Self { stamp, objects: Vec::new(), written: Vec::new(), refused: Vec::new() }
     }
 }
 
@@ -57,17 +63,32 @@ pub struct Folder {
     ignored: BTreeSet<String>,
     /// What is in force.
     cluster: Arc<Cluster>,
+    last_good: LastGood,
+    /// Why it cannot be told what was in force before the first scan.
+    faults: Vec<String>,
 }
 
 impl Folder {
-    /// A folder that was not read yet.
-    pub fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            sources: BTreeMap::new(),
-            ignored: BTreeSet::new(),
-            cluster: Arc::default(),
+    /// A folder that was not read yet, and the one that remembers what of it was in force.
+    pub fn new(path: &Path, last_good: &Path) -> io::Result<Self> {
+        let (last_good, remembered) = LastGood::read(last_good)?;
+        let mut sources = BTreeMap::new();
+        for (name, objects) in remembered.objects {
+            // Of a version that no file has.
+            let stamp = (SystemTime::UNIX_EPOCH, u64::MAX, u64::MAX);
+            let written = last_good.lines(&name);
+            let source = Source { objects, written, ..Source::new(stamp) };
+            sources.insert(path.join(name), source);
         }
+        let (cluster, _) = assemble::assemble(&sources, &Cluster::default());
+        Ok(Self {
+            path: path.to_owned(),
+            sources,
+            ignored: BTreeSet::new(),
+            cluster: Arc::new(cluster),
+            last_good,
+            faults: remembered.faults,
+        })
     }
 
     /// Reads what has changed since the last time. Returns the cluster, and the errors of files
@@ -90,6 +111,7 @@ impl Folder {
             match read {
                 Ok(contents) => {
                     source.objects = contents.parsed.objects;
+                    source.written = contents.parsed.written;
                     source.refused = contents.refused;
                     errors.extend(contents.errors);
                     for warning in contents.parsed.warnings {
@@ -108,10 +130,29 @@ impl Folder {
             // Of two objects of one name the one in the first file counts, and within a file the
             // first: what is in force does not depend on when a file was written.
             let (cluster, refused) = assemble::assemble(&self.sources, &self.cluster);
-            self.cluster = Arc::new(cluster);
             errors.extend(refused);
+            self.refuse_to_guess(&errors)?;
+            self.cluster = Arc::new(cluster);
+            if let Err(error) = self.last_good.remember(&self.sources, &self.cluster) {
+                let reason = error.to_string();
+                errors.push(ManifestError::NotRemembered { reason });
+            }
         }
         Ok((Arc::clone(&self.cluster), errors))
+    }
+}
+
+impl Folder {
+    /// Where something is wrong, and it cannot be told what was in force of it, nothing is taken: a
+    /// policy may be among it.
+    fn refuse_to_guess(&mut self, errors: &[ManifestError]) -> io::Result<()> {
+        let (Some(fault), Some(error)) = (self.faults.first(), errors.first()) else {
+            // All that is there is right, so nothing needs to be remembered.
+            self.faults.clear();
+            return Ok(());
+        };
+        let reason = format!("{error}; and what was in force of it cannot be told: {fault}");
+        Err(io::Error::other(reason))
     }
 }
 
@@ -143,8 +184,10 @@ fn manifest_files(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
 }
 
 /// Reads the folder now and follows it for as long as the process lives.
-pub fn follow(folder: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
-    let mut folder = Folder::new(folder);
+///
+/// `last_good` is a folder for what is in force of it, of the agent's own.
+pub fn follow(folder: &Path, last_good: &Path) -> io::Result<watch::Receiver<Arc<Cluster>>> {
+    let mut folder = Folder::new(folder, last_good)?;
     // Watched before it is read, so that no change falls between the two.
     let (watcher, noticed) = watcher(&folder.path);
     let (cluster, errors) = folder.scan()?;
@@ -259,10 +302,13 @@ fn report(errors: &[ManifestError]) {
             ManifestError::File { .. } => {
                 error!("{error}; the last good version of this file stays in force");
             }
+            ManifestError::NotRemembered { .. } => error!("{error}"),
             _ => error!("{error}; this object stays as it was, and all others are in force"),
         }
     }
 }
 
+#[cfg(test)]
+mod restart_tests;
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,15 @@ pub enum ManifestError {
         /// Why it does not.
         reason: String,
     },
+    /// All is in force, but an agent that starts will not know it.
+    #[error(
+        "what is in force cannot be written down ({reason}): what becomes wrong before it can be \
+         is not in force after a restart of the agent"
+    )]
+    NotRemembered {
+        /// What the system said.
+        reason: String,
+    },
 }
 
 /// What a file holds.
@@ -73,6 +82,7 @@ pub(super) fn read(path: &Path, bytes_max: u64) -> Result<Contents, ManifestErro
             .map_err(|reason| refused(format!("document {} is not YAML: {reason}", index + 1)))?;
         let (one, wrong) = object::parse_each(value);
         contents.parsed.objects.extend(one.objects);
+        contents.parsed.written.extend(one.written);
         contents.parsed.ignored.extend(one.ignored);
         contents.parsed.warnings.extend(one.warnings);
         for Refused { key, wrong } in wrong {

@@ -24,17 +24,22 @@ spec: {podCIDR: 10.10.2.0/24}
 status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
 ";
 
-const POD: &str = "\
+pub(super) const POD: &str = "\
 apiVersion: v1
 kind: Pod
 metadata: {name: web-0, labels: {app: web}}
 spec: {nodeName: node1, containers: [{name: web, image: web}]}
 ";
 
-fn folder() -> (tempfile::TempDir, Folder) {
+pub(super) fn folder() -> (tempfile::TempDir, Folder) {
     let directory = tempfile::tempdir().unwrap();
-    let folder = Folder::new(directory.path());
+    let folder = started(&directory);
     (directory, folder)
+}
+
+/// As an agent that starts has it.
+pub(super) fn started(directory: &tempfile::TempDir) -> Folder {
+    Folder::new(directory.path(), &directory.path().join("last-good")).unwrap()
 }
 
 #[test]
@@ -161,7 +166,7 @@ fn the_first_of_two_definitions_counts_whichever_was_written_last() {
 #[tokio::test]
 async fn a_changed_file_takes_effect_live() {
     let directory = tempfile::tempdir().unwrap();
-    let mut observe = follow(directory.path()).unwrap();
+    let mut observe = follow(directory.path(), &directory.path().join("last-good")).unwrap();
     assert!(observe.borrow().nodes.is_empty());
     fs::write(directory.path().join("nodes.yaml"), TWO_NODES).unwrap();
     let seen = tokio::time::timeout(
@@ -186,14 +191,14 @@ async fn a_look_at_the_folder_is_no_reason_to_look_again() {
     assert!(told.await.is_ok(), "writing was not noticed");
 }
 
-const TIER: &str = "\
+pub(super) const TIER: &str = "\
 apiVersion: crd.antrea.io/v1beta1
 kind: Tier
 metadata: {name: gold}
 spec: {priority: 10, description: before all others}
 ";
 
-const POLICY_IN_TIER: &str = "\
+pub(super) const POLICY_IN_TIER: &str = "\
 apiVersion: crd.antrea.io/v1beta1
 kind: ClusterNetworkPolicy
 metadata: {name: no-entry}
@@ -204,7 +209,7 @@ spec:
   ingress: [{action: Drop, enableLogging: false}]
 ";
 
-fn refused(errors: &[ManifestError]) -> Vec<(&str, &str)> {
+pub(super) fn refused(errors: &[ManifestError]) -> Vec<(&str, &str)> {
     errors
         .iter()
         .map(|error| match error {

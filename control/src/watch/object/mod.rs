@@ -14,6 +14,8 @@ mod selector;
 mod service;
 mod traffic;
 
+use std::sync::Arc;
+
 pub(crate) use selector::{check_key, check_value};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -54,6 +56,8 @@ impl Wrong {
 pub struct Parsed {
     /// In the order they were written in.
     pub objects: Vec<Object>,
+    /// Each of them as it was written, as JSON in one line.
+    pub written: Vec<Arc<str>>,
     /// Those that this version makes nothing of, as `apiVersion/kind`.
     pub ignored: Vec<String>,
     /// What was taken, but is not all done.
@@ -112,8 +116,13 @@ pub fn parse_each(value: Value) -> (Parsed, Vec<Refused>) {
 }
 
 fn take(value: Value, parsed: &mut Parsed) -> Result<(), Refused> {
-    let key = key_of(&value);
-    convert(value, parsed).map_err(|wrong| Refused { key, wrong })
+    let (key, written) = (key_of(&value), value.to_string());
+    let count = parsed.objects.len();
+    convert(value, parsed).map_err(|wrong| Refused { key, wrong })?;
+    if parsed.objects.len() > count {
+        parsed.written.push(written.into());
+    }
+    Ok(())
 }
 
 /// What an object is called, whatever else is wrong with it.

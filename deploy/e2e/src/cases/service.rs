@@ -19,6 +19,10 @@ pub(super) const CASES: &[Case] = &[
         name: "a denied pod is refused until its policy is gone, and np.log says so",
         run: denied,
     },
+    Case {
+        name: "a policy that is wrong when the agent starts is in force as it was",
+        run: wrong_at_start,
+    },
 ];
 
 const PODS: &[(&str, u8)] = &[("a", 1), ("b", 1)];
@@ -145,4 +149,33 @@ fn denied(stage: &mut Stage) -> Outcome {
     expect(stats.contains("AntreaClusterNetworkPolicy:closed"), || stats.clone())?;
     install(cluster, "closed.yaml", "# open again\n")?;
     daemon::until("the policy is gone", 10, open)
+}
+
+fn wrong_at_start(stage: &mut Stage) -> Outcome {
+    let cluster = stage.cluster(&manifests(1, Underlay::Ipv4, PODS))?;
+    let server = cluster.pod("b")?.address(Family::V4)?;
+    let cluster_address = CLUSTER_ADDRESS.parse::<IpAddr>().expect("a constant");
+    let to_service = SocketAddr::new(cluster_address, 80);
+    let opens = |cluster: &Cluster, from: &Namespace, target| {
+        let b = cluster.pod("b").map(|b| &b.namespace);
+        b.and_then(|b| seen(from, b, server, target)).ok().flatten().is_some()
+    };
+    let open = |cluster: &Cluster| {
+        let a = cluster.pod("a").map(|a| a.namespace.clone());
+        a.is_ok_and(|a| opens(cluster, &a, SocketAddr::new(server, 8080)))
+    };
+    install(cluster, "closed.yaml", DENIAL)?;
+    daemon::until("the policy is in force", 10, || !open(cluster))?;
+    cluster.node_mut("node1")?.agent()?.kill()?;
+    install(cluster, "closed.yaml", &DENIAL.replace("tier:", "teir:"))?;
+    install(cluster, "web.yaml", &service(server))?;
+    cluster.node_mut("node1")?.start_agent()?;
+    // What is new in the manifests is in force, so all that the agent wants is.
+    let node = cluster.node("node1")?.namespace.clone();
+    daemon::until("the node reaches the Service", 10, || opens(cluster, &node, to_service))?;
+    for _ in 0..5 {
+        expect(!open(cluster), || "a reached b although its policy denied it".into())?;
+    }
+    install(cluster, "closed.yaml", "# open again\n")?;
+    daemon::until("the policy is gone", 10, || open(cluster))
 }
