@@ -10,7 +10,7 @@ use crate::reject::{Rejection, reject};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
 use crate::state::{
-    Action, Opening, PortRange, RuleDirection, RuleTable, State, Traffic, first_of,
+    Action, Opening, PortRange, Rule, RuleDirection, RuleTable, State, Traffic, first_of,
 };
 use crate::table::Flow;
 use crate::tally::RuleCounts;
@@ -45,18 +45,18 @@ impl RuleJudge {
                 (packet.facts.egress, original.source)
             }
         };
-        let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
-        let service = packet.facts.service.and_then(|id| state.services().by_id(id));
+        let to_node_port = is_to_node_port(packet, direction);
+        let subject = port.and_then(|port| state.subject(port));
+        let subject = subject.filter(|subject| subject.is_judged(direction, table));
+        let asks_services = subject.is_some_and(|it| it.asks_services(direction, table));
+        // Hardly any packet has to look for its Service here.
+        let service = packet.facts.service.filter(|_| to_node_port || asks_services);
+        let service = service.and_then(|id| state.services().by_id(id));
         let service = service.map(|installed| installed.service.name.as_str());
-        let node_port = service.filter(|_| is_to_node_port(packet, direction));
-        let whom = endpoint.or(node_port).unwrap_or_default();
-        let subjects = || {
-            let endpoint = endpoint.and_then(|name| state.policies().of_endpoint(name));
-            let node_port = node_port.and_then(|name| state.policies().of_service(name));
-            let all = endpoint.into_iter().chain(node_port);
-            all.filter(|subject| subject.is_judged(direction, table))
-        };
-        if subjects().next().is_none() {
+        let node_port =
+            service.filter(|_| to_node_port).and_then(|it| state.policies().of_service(it));
+        let node_port = node_port.filter(|subject| subject.is_judged(direction, table));
+        if subject.is_none() && node_port.is_none() {
             return Ok(Verdict::Next);
         }
         let mut groups = state.policies().groups_of(far);
@@ -68,24 +68,33 @@ impl RuleJudge {
             groups = groups.with_names(context.learned.fqdns.groups(pod, far, context.now_ms));
         }
         let opening = Opening { far: groups, service, flow: flow(packet)? };
-        let Some(decisive) = first_of(subjects(), direction, table, &opening) else {
-            context.note(format_args!("none of the rules for {whom} means it"));
+        let subjects = subject.into_iter().chain(node_port);
+        let whom = || {
+            let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
+            endpoint.or(service).unwrap_or_default()
+        };
+        let Some(rule) = first_of(subjects, direction, table, &opening) else {
+            if context.trace.is_some() {
+                context.note(format_args!("none of the rules for {} means it", whom()));
+            }
             return Ok(Verdict::Next);
         };
-        let rule = &decisive.rule;
-        context.note(format_args!("{} of {} for {whom}", rule.name, rule.policy));
-        if rule.log && !context.dry && is_told(packet, direction, decisive.id, rule.action) {
+        if context.trace.is_some() {
+            let Rule { name, policy, .. } = rule.rule();
+            context.note(format_args!("{name} of {policy} for {}", whom()));
+        }
+        if rule.log && !context.dry && is_told(packet, direction, rule.id, rule.action) {
             let bytes = u16::try_from(packet.ip()?.len).unwrap_or(u16::MAX);
-            let decision = (self.id, decisive.id, rule.action);
+            let decision = (self.id, rule.id, rule.action);
             context.worker.audit.record(AuditRecord::new(context.now_ms, decision, tuple, bytes));
         }
         match rule.action {
             Action::Pass => return Ok(Verdict::Next),
             Action::Allow if direction == RuleDirection::Egress => {
-                packet.facts.egress_rule = Some(decisive.id);
+                packet.facts.egress_rule = Some(rule.id);
             }
-            Action::Allow => packet.facts.ingress_rule = Some(decisive.id),
-            action => packet.facts.denied = Some(Denied { rule: decisive.id, action }),
+            Action::Allow => packet.facts.ingress_rule = Some(rule.id),
+            action => packet.facts.denied = Some(Denied { rule: rule.id, action }),
         }
         Ok(Verdict::Goto(metric(direction)))
     }

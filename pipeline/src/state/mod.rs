@@ -26,7 +26,7 @@ use ipnet::IpNet;
 pub use object::{
     Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,
 };
-pub(crate) use policies::{GroupId, Opening, Policies, first_of};
+pub(crate) use policies::{GroupId, Opening, Policies, Subject, first_of};
 pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
 pub(crate) use service::VIRTUAL_SERVICE;
 pub use service::{Service, ServiceEndpoint};
@@ -61,6 +61,8 @@ pub struct State {
     peer_gateways: Exact<IpAddr, Arc<Peer>>,
     routes: Longest<Arc<Peer>>,
     policies: Policies,
+    /// By the port of the Endpoint that they apply to.
+    subjects: Exact<PortId, Arc<Subject>>,
     services: Services,
     epochs: Epochs,
     hops: Hops,
@@ -124,6 +126,7 @@ impl State {
             peer_gateways: Exact::new(hash_seed),
             routes: Longest::new(),
             policies: Policies::new(hash_seed),
+            subjects: Exact::new(hash_seed),
             services: Services::new(hash_seed),
             epochs: Epochs::new(),
             hops: Hops::none(),
@@ -226,6 +229,11 @@ impl State {
     /// Ports, as packets under way meet them.
     pub(crate) fn hops(&self) -> &Hops {
         &self.hops
+    }
+
+    /// The rules that apply to the Endpoint attached to this port.
+    pub(crate) fn subject(&self, port: PortId) -> Option<&Subject> {
+        self.subjects.get(&port).map(Arc::as_ref)
     }
 
     pub(crate) fn node(&self) -> Option<&Node> {

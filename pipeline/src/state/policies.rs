@@ -102,8 +102,17 @@ impl Policies {
     }
 
     /// The rules that apply to an Endpoint.
-    pub(crate) fn of_endpoint(&self, name: &str) -> Option<&Subject> {
-        self.endpoints.get(name).map(Arc::as_ref)
+    pub(super) fn of_endpoint(&self, name: &str) -> Option<&Arc<Subject>> {
+        self.endpoints.get(name)
+    }
+
+    /// The rules of every Endpoint for which `other` has not the same, and of few more.
+    pub(super) fn differing<'a>(
+        &'a self,
+        other: &'a Policies,
+    ) -> impl Iterator<Item = (&'a str, &'a Arc<Subject>)> {
+        let differing = self.endpoints.differing(&other.endpoints);
+        differing.map(|(name, subject)| (name.as_ref(), subject))
     }
 
     /// The rules that apply to a Service's NodePort traffic.

@@ -48,6 +48,7 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
         }
     }
     let judged = next.policies.apply(&policy_changes(&named, changes))?;
+    next.place_subjects(state);
     next.check_beside_node(&named)?;
     next.epochs.policy_changed(&judged);
     next.epochs.forwarding_changed(&forwarded(&named, state, &next));
@@ -179,8 +180,27 @@ impl State {
         }
         if let Some(port) = port {
             self.senders.remove(&port);
+            self.subjects.remove(&port);
         }
         Some(endpoint)
+    }
+
+    /// Puts the rules of Endpoints under their ports, where anything of it differs from before.
+    fn place_subjects(&mut self, before: &State) {
+        let changed = self.policies.differing(&before.policies).filter_map(|(name, subject)| {
+            let port = self.endpoints.get(name)?.port?;
+            Some((port, subject.clone()))
+        });
+        let opened = self.senders.differing(&before.senders).filter_map(|(port, attached)| {
+            let subject = self.policies.of_endpoint(&attached.endpoint.name)?;
+            Some((*port, subject.clone()))
+        });
+        let placed: Vec<_> = changed.chain(opened).collect();
+        for (port, subject) in placed {
+            if self.subjects.get(&port).is_none_or(|known| !Arc::ptr_eq(known, &subject)) {
+                self.subjects.insert(port, subject);
+            }
+        }
     }
 
     fn put_node(&mut self, node: &Node) -> Result<(), Refusal> {

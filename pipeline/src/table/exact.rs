@@ -1,11 +1,15 @@
 //! Exact match, in chunks that copies share.
+//!
+//! A chunk is one piece of memory with its entries in it, each at the slot that its hash names or
+//! soon behind it. So a look costs two cache lines that depend on each other, that of the list of
+//! chunks and that of the slot, and what is installed may be anything but cached when a packet
+//! comes.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use foldhash::quality::FixedState;
-use hashbrown::HashTable;
 
 /// Entries of a chunk, on average, before there are twice as many chunks: few, for a change copies
 /// one chunk.
@@ -13,8 +17,13 @@ const CHUNK_ENTRIES: usize = 32;
 /// Most chunks: a change also copies the list of them. In a table of a hundred thousand entries
 /// both together are kilobytes.
 const CHUNKS_MAX: usize = 1024;
+/// Slots that an entry may lie behind its own, before its chunk gets twice as many.
+const PROBES_MAX: usize = 8;
+/// A chunk with fewer entries than a slot in so many gets no more, however its hashes collide.
+const SLOTS_PER_ENTRY_MAX: usize = 4;
 
-type Chunk<K, E> = Arc<HashTable<(K, E)>>;
+/// A power of two of them, or none.
+type Chunk<K, E> = Arc<[Option<(K, E)>]>;
 
 /// Finds an entry by its whole key.
 #[derive(Clone, Debug)]
@@ -31,13 +40,18 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
     }
 
     /// The entry of this key.
+    #[inline]
     pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&E>
     where
         K: Borrow<Q>,
     {
+        if self.len == 0 {
+            return None;
+        }
         let hash = self.hasher.hash_one(key);
-        let chunk = self.chunks.get(self.chunk_of(hash))?;
-        chunk.find(hash, |(known, _)| known.borrow() == key).map(|(_, entry)| entry)
+        let slots = self.chunks.get(self.chunk_of(hash))?;
+        let (_, entry) = slots.get(find(slots, hash, key)?)?.as_ref()?;
+        Some(entry)
     }
 
     /// The entry of this key, to be changed: its chunk is copied if it is shared.
@@ -45,24 +59,23 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
     where
         K: Borrow<Q>,
     {
-        self.get(key)?;
         let hash = self.hasher.hash_one(key);
-        let entry = self.chunk_mut(hash)?.find_mut(hash, |(known, _)| known.borrow() == key);
-        entry.map(|(_, entry)| entry)
+        let slot = find(self.chunks.get(self.chunk_of(hash))?, hash, key)?;
+        let slots = Arc::make_mut(self.chunk_mut(hash)?);
+        slots.get_mut(slot)?.as_mut().map(|(_, entry)| entry)
     }
 
     /// Adds or replaces an entry; gives back the one that was there.
     pub fn insert(&mut self, key: K, entry: E) -> Option<E> {
-        let hash = self.hasher.hash_one(&key);
         if let Some(old) = self.get_mut(&key) {
             return Some(std::mem::replace(old, entry));
         }
         if self.len >= self.chunks.len() * CHUNK_ENTRIES && self.chunks.len() < CHUNKS_MAX {
             self.grow();
         }
+        let hash = self.hasher.hash_one(&key);
         let hasher = self.hasher.clone();
-        let chunk = self.chunk_mut(hash)?;
-        chunk.insert_unique(hash, (key, entry), |(known, _)| hasher.hash_one(known));
+        put(self.chunk_mut(hash)?, &hasher, key, entry);
         self.len += 1;
         None
     }
@@ -72,13 +85,12 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
     where
         K: Borrow<Q>,
     {
-        self.get(key)?;
         let hash = self.hasher.hash_one(key);
-        let chunk = self.chunk_mut(hash)?;
-        let found = chunk.find_entry(hash, |(known, _)| known.borrow() == key).ok()?;
-        let ((_, entry), _) = found.remove();
-        self.len -= 1;
-        Some(entry)
+        let slot = find(self.chunks.get(self.chunk_of(hash))?, hash, key)?;
+        let hasher = self.hasher.clone();
+        let removed = take(Arc::make_mut(self.chunk_mut(hash)?), &hasher, slot);
+        self.len -= usize::from(removed.is_some());
+        removed
     }
 
     /// Entries in it.
@@ -99,23 +111,23 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
             alike && other.chunks.get(*index).is_some_and(|others| Arc::ptr_eq(own, others))
         };
         let changed = self.chunks.iter().enumerate().filter(move |chunk| !shared(chunk));
-        changed.flat_map(|(_, own)| own.iter()).map(|(key, entry)| (key, entry))
+        changed.flat_map(|(_, own)| entries(own))
     }
 
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &E)> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|(key, entry)| (key, entry))
+        self.chunks.iter().flat_map(entries)
     }
 
-    /// The chunk of a hash: by bits that the chunk itself uses neither for its slots nor its tags.
-    /// There are a power of two of them, or none and then no chunk is found.
+    /// The chunk of a hash: by bits that the chunk itself does not use for its slots. There are a
+    /// power of two of them, or none and then no chunk is found.
     fn chunk_of(&self, hash: u64) -> usize {
         (hash >> 40) as usize & self.chunks.len().wrapping_sub(1)
     }
 
-    fn chunk_mut(&mut self, hash: u64) -> Option<&mut HashTable<(K, E)>> {
+    fn chunk_mut(&mut self, hash: u64) -> Option<&mut Chunk<K, E>> {
         let index = self.chunk_of(hash);
-        Some(Arc::make_mut(Arc::make_mut(&mut self.chunks).get_mut(index)?))
+        Arc::make_mut(&mut self.chunks).get_mut(index)
     }
 
     /// Spreads the entries over twice as many chunks.
@@ -124,14 +136,82 @@ impl<K: Hash + Eq + Clone, E: Clone> Exact<K, E> {
         let count = (2 * old.len()).max(1);
         self.chunks = (0..count).map(|_| Arc::default()).collect();
         let hasher = self.hasher.clone();
-        for (key, entry) in old.iter().flat_map(|chunk| chunk.iter()) {
-            let hash = hasher.hash_one(key);
-            if let Some(chunk) = self.chunk_mut(hash) {
-                let entry = (key.clone(), entry.clone());
-                chunk.insert_unique(hash, entry, |(known, _)| hasher.hash_one(known));
+        for (key, entry) in old.iter().flat_map(entries) {
+            if let Some(chunk) = self.chunk_mut(hasher.hash_one(key)) {
+                put(chunk, &hasher, key.clone(), entry.clone());
             }
         }
     }
+}
+
+fn entries<K, E>(chunk: &Chunk<K, E>) -> impl Iterator<Item = (&K, &E)> {
+    chunk.iter().flatten().map(|(key, entry)| (key, entry))
+}
+
+/// The slots in the order in which an entry of this hash may be in them.
+#[inline]
+fn probes(slots: usize, hash: u64) -> impl Iterator<Item = usize> {
+    (0..slots).map(move |offset| (hash as usize).wrapping_add(offset) & (slots - 1))
+}
+
+#[inline]
+fn find<K: Borrow<Q>, E, Q: Eq + ?Sized>(
+    slots: &[Option<(K, E)>],
+    hash: u64,
+    key: &Q,
+) -> Option<usize> {
+    for slot in probes(slots.len(), hash) {
+        let (known, _) = slots.get(slot)?.as_ref()?;
+        if known.borrow() == key {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+/// Puts in an entry whose key the chunk does not have.
+fn put<K: Hash + Eq + Clone, E: Clone>(
+    chunk: &mut Chunk<K, E>,
+    hasher: &FixedState,
+    key: K,
+    entry: E,
+) {
+    let hash = hasher.hash_one(&key);
+    loop {
+        let slots = chunk.len();
+        let is_free = |slot: &usize| chunk.get(*slot).is_some_and(Option::is_none);
+        let mut near = probes(slots, hash).take(PROBES_MAX);
+        let free = near.find(is_free).or_else(|| {
+            let few = entries(chunk).count() * SLOTS_PER_ENTRY_MAX < slots;
+            few.then(|| probes(slots, hash).find(is_free)).flatten()
+        });
+        if let Some(slot) = free.and_then(|slot| Arc::make_mut(chunk).get_mut(slot)) {
+            *slot = Some((key, entry));
+            return;
+        }
+        let mut wider: Chunk<K, E> = (0..(2 * slots).max(2)).map(|_| None).collect();
+        for (key, entry) in entries(chunk) {
+            put(&mut wider, hasher, key.clone(), entry.clone());
+        }
+        *chunk = wider;
+    }
+}
+
+/// Takes an entry out, and moves those behind it that would not be found past the gap.
+fn take<K: Hash, E>(slots: &mut [Option<(K, E)>], hasher: &FixedState, slot: usize) -> Option<E> {
+    let mask = slots.len().wrapping_sub(1);
+    let (_, removed) = slots.get_mut(slot)?.take()?;
+    let (mut gap, mut next) = (slot, slot.wrapping_add(1) & mask);
+    // It ends at the gap itself, if nowhere before.
+    while let Some(Some((key, _))) = slots.get(next) {
+        let home = hasher.hash_one(key) as usize;
+        if next.wrapping_sub(home) & mask >= next.wrapping_sub(gap) & mask {
+            slots.swap(gap, next);
+            gap = next;
+        }
+        next = next.wrapping_add(1) & mask;
+    }
+    Some(removed)
 }
 
 #[cfg(test)]
@@ -182,7 +262,7 @@ mod tests {
         assert_eq!(table.chunks.len(), 1);
         (0..100_000u32).for_each(|key| assert_eq!(table.insert(key, ()), (key == 0).then_some(())));
         assert_eq!(table.chunks.len(), CHUNKS_MAX);
-        let most = table.chunks.iter().map(|chunk| chunk.len()).max();
+        let most = table.chunks.iter().map(|chunk| entries(chunk).count()).max();
         assert!(most < Some(200), "{most:?} of about 98 each");
     }
 

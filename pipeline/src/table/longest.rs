@@ -112,33 +112,6 @@ impl<E: Clone> Longest<E> {
         best
     }
 
-    /// The entry of exactly this prefix.
-    pub fn get_exactly(&self, prefix: IpNet) -> Option<&E> {
-        let key = Key::of(prefix);
-        let mut link = self.root(prefix.addr().is_ipv4());
-        while let Some(branch) = link
-            && key.common(branch) == branch.len
-        {
-            if branch.len == key.len {
-                return branch.entry.as_ref();
-            }
-            link = branch.child(key.bits);
-        }
-        None
-    }
-
-    /// The entries of all prefixes that hold the address, the shortest first.
-    pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = &E> {
-        let key = Key::of_address(address);
-        let mut link = self.root(address.is_ipv4());
-        let path = std::iter::from_fn(move || {
-            let branch = link.as_ref().filter(|branch| key.common(branch) == branch.len)?;
-            link = if branch.len == key.len { &None } else { branch.child(key.bits) };
-            Some(branch.entry.as_ref())
-        });
-        path.flatten()
-    }
-
     /// The entry of some prefix that has an address in common with this one.
     pub fn overlapping(&self, prefix: IpNet) -> Option<&E> {
         let key = Key::of(prefix);
@@ -264,12 +237,6 @@ mod tests {
         one.contains(other) || other.contains(one)
     }
 
-    /// The lengths and entries of the prefixes that hold an address.
-    fn prefixes_of(naive: &BTreeMap<IpNet, u32>, address: IpAddr) -> Vec<(u8, u32)> {
-        let holding = naive.iter().filter(|(known, _)| known.contains(&address));
-        holding.map(|(known, entry)| (known.prefix_len(), *entry)).collect()
-    }
-
     proptest! {
         #[test]
         fn it_answers_as_a_walk_over_all_prefixes_does(
@@ -296,12 +263,6 @@ mod tests {
                     let holding = naive.iter().filter(|(known, _)| known.contains(&address));
                     let longest = holding.max_by_key(|(known, _)| known.prefix_len());
                     prop_assert_eq!(fast.get(address), longest.map(|(_, entry)| entry));
-                    let mut holding: Vec<_> = prefixes_of(&naive, address);
-                    holding.sort_by_key(|(len, _)| *len);
-                    let covering: Vec<_> = fast.covering(address).copied().collect();
-                    let holding: Vec<_> = holding.into_iter().map(|(_, entry)| entry).collect();
-                    prop_assert_eq!(covering, holding);
-                    prop_assert_eq!(fast.get_exactly(*prefix), naive.get(prefix));
                     prop_assert_eq!(
                         fast.overlapping(*prefix).is_some(),
                         naive.keys().any(|known| overlap(known, prefix))

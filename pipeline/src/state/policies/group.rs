@@ -12,10 +12,7 @@ use ipnet::IpNet;
 use crate::connection::RuleId;
 use crate::fqdn;
 use crate::state::Group;
-use crate::table::{Exact, Longest};
-
-/// Sets that one address can have: of its own, and of each range that holds it.
-const SETS_MAX: usize = 1 + 129;
+use crate::table::{Covering, Exact};
 
 /// Stands for a name that rules or group objects use. Given anew only after all other numbers were.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -59,26 +56,55 @@ impl KnownGroup {
     }
 }
 
-/// Groups in the order of their numbers.
-type GroupSet = Arc<[GroupId]>;
+/// Groups in the order of their numbers. The few that most addresses are in lie where the address
+/// is found.
+#[derive(Clone, Debug)]
+enum GroupSet {
+    Few(ArrayVec<GroupId, FEW>),
+    Many(Arc<[GroupId]>),
+}
+
+/// As many as take no more room than what points to more.
+const FEW: usize = 4;
+
+impl GroupSet {
+    fn of(groups: impl Iterator<Item = GroupId>) -> GroupSet {
+        let mut few = ArrayVec::new();
+        let mut groups = groups.fuse();
+        while let Some(group) = groups.next() {
+            if let Err(more) = few.try_push(group) {
+                let all = few.into_iter().chain([more.element()]).chain(groups);
+                return GroupSet::Many(all.collect());
+            }
+        }
+        GroupSet::Few(few)
+    }
+
+    fn as_slice(&self) -> &[GroupId] {
+        match self {
+            GroupSet::Few(groups) => groups,
+            GroupSet::Many(groups) => groups,
+        }
+    }
+}
 
 /// The groups of every address.
 #[derive(Clone, Debug)]
 pub(super) struct Membership {
     addresses: Exact<IpAddr, GroupSet>,
-    ranges: Longest<GroupSet>,
+    ranges: Covering<GroupSet>,
 }
 
 impl Membership {
     pub(super) fn new(seed: u64) -> Membership {
-        Membership { addresses: Exact::new(seed), ranges: Longest::new() }
+        Membership { addresses: Exact::new(seed), ranges: Covering::new(seed) }
     }
 
     pub(super) fn add(&mut self, member: IpNet, group: GroupId) {
         let known = self.set(member);
         let Err(place) = known.binary_search(&group) else { return };
         let (before, behind) = known.split_at(place);
-        let set: GroupSet = before.iter().chain([&group]).chain(behind).copied().collect();
+        let set = GroupSet::of(before.iter().chain([&group]).chain(behind).copied());
         match address(member) {
             Some(address) => drop(self.addresses.insert(address, set)),
             None => drop(self.ranges.insert(member, set)),
@@ -86,11 +112,12 @@ impl Membership {
     }
 
     pub(super) fn remove(&mut self, member: IpNet, group: GroupId) {
-        let set: GroupSet = self.set(member).iter().copied().filter(|it| *it != group).collect();
+        let set = GroupSet::of(self.set(member).iter().copied().filter(|it| *it != group));
+        let is_empty = set.as_slice().is_empty();
         match address(member) {
-            Some(address) if set.is_empty() => drop(self.addresses.remove(&address)),
+            Some(address) if is_empty => drop(self.addresses.remove(&address)),
             Some(address) => drop(self.addresses.insert(address, set)),
-            None if set.is_empty() => drop(self.ranges.remove(member)),
+            None if is_empty => drop(self.ranges.remove(member)),
             None => drop(self.ranges.insert(member, set)),
         }
     }
@@ -98,16 +125,14 @@ impl Membership {
     fn set(&self, member: IpNet) -> &[GroupId] {
         let set = match address(member) {
             Some(address) => self.addresses.get(&address),
-            None => self.ranges.get_exactly(member),
+            None => self.ranges.get(member),
         };
-        set.map(AsRef::as_ref).unwrap_or_default()
+        set.map(GroupSet::as_slice).unwrap_or_default()
     }
 
     pub(super) fn sets(&self, address: IpAddr) -> GroupSets<'_> {
-        let own = self.addresses.get(&address).into_iter();
-        let all = own.chain(self.ranges.covering(address));
-        let sets = all.map(AsRef::as_ref).take(SETS_MAX).collect();
-        GroupSets { sets, by_name: ArrayVec::new() }
+        let own = self.addresses.get(&address).map(GroupSet::as_slice).unwrap_or_default();
+        GroupSets { own, ranges: &self.ranges, address, by_name: ArrayVec::new() }
     }
 }
 
@@ -119,14 +144,17 @@ fn address(member: IpNet) -> Option<IpAddr> {
 /// The groups of one address.
 #[derive(Debug)]
 pub(crate) struct GroupSets<'a> {
-    sets: ArrayVec<&'a [GroupId], SETS_MAX>,
+    own: &'a [GroupId],
+    /// Looked through whenever it is asked: an address may be in more ranges than would fit here.
+    ranges: &'a Covering<GroupSet>,
+    address: IpAddr,
     by_name: ArrayVec<GroupId, { fqdn::GROUPS }>,
 }
 
 impl GroupSets<'_> {
-    /// How many there are; one that is in several sets counts so often.
-    pub(super) fn len(&self) -> usize {
-        self.all().map(<[GroupId]>::len).sum()
+    /// Whether there are no more than so many; one that is in several sets counts so often.
+    pub(super) fn has_at_most(&self, most: usize) -> bool {
+        self.iter().nth(most).is_none()
     }
 
     pub(super) fn contains(&self, group: GroupId) -> bool {
@@ -143,6 +171,7 @@ impl GroupSets<'_> {
     }
 
     fn all(&self) -> impl Iterator<Item = &[GroupId]> {
-        self.sets.iter().copied().chain([self.by_name.as_slice()])
+        let ranges = self.ranges.holding(self.address).map(GroupSet::as_slice);
+        [self.own, self.by_name.as_slice()].into_iter().chain(ranges)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::group::{GroupId, GroupSets};
 use crate::connection::RuleId;
-use crate::state::{Rule, RuleDirection, RuleTable, Traffic};
+use crate::state::{Action, Rule, RuleDirection, RuleTable, Traffic};
 use crate::table::{Exact, Flow, Ranked};
 
 /// A rule in force.
@@ -51,16 +51,30 @@ pub(super) enum PeerKey {
     Service(Arc<str>),
 }
 
-/// A rule, ordered by when it decides.
+/// A rule, ordered by when it decides. What becomes of a packet is here, so that the rule itself
+/// need not be looked up in memory.
 #[derive(Clone, Debug)]
-pub(super) struct RankedRule {
+pub(crate) struct RankedRule {
     rank: u64,
-    pub(super) rule: Arc<InstalledRule>,
+    rule: Arc<InstalledRule>,
+    /// Stands for it in connections, counters and audit records.
+    pub(crate) id: RuleId,
+    /// What becomes of a match.
+    pub(crate) action: Action,
+    /// Whether each decision is told by an audit record.
+    pub(crate) log: bool,
 }
 
 impl RankedRule {
-    fn of(rule: &Arc<InstalledRule>) -> RankedRule {
-        RankedRule { rank: rule.rule.rank, rule: rule.clone() }
+    fn of(installed: &Arc<InstalledRule>) -> RankedRule {
+        let InstalledRule { id, rule, .. } = installed.as_ref();
+        let (rank, action, log) = (rule.rank, rule.action, rule.log);
+        RankedRule { rank, rule: installed.clone(), id: *id, action, log }
+    }
+
+    /// The rule as it was installed.
+    pub(crate) fn rule(&self) -> &Rule {
+        &self.rule.rule
     }
 }
 
@@ -85,64 +99,106 @@ impl PartialEq for RankedRule {
 
 impl Eq for RankedRule {}
 
-type Rules = Arc<Ranked<RankedRule>>;
+/// One kind of traffic of a rule.
+type RuleEntry = (Option<Traffic>, RankedRule);
 
-/// The rules of one table of one direction that apply to somebody.
+/// The rules that somebody has for one peer. A single one, as most are, lies where it is found.
 #[derive(Clone, Debug)]
-struct Section {
-    anybody: Option<Rules>,
-    groups: Exact<GroupId, Rules>,
-    services: Exact<Arc<str>, Rules>,
+enum Rules {
+    One(RuleEntry),
+    Many(Arc<Ranked<RankedRule>>),
 }
+
+impl Rules {
+    fn of(mut entries: Vec<RuleEntry>) -> Option<Rules> {
+        match entries.len() {
+            0 | 1 => entries.pop().map(Rules::One),
+            _ => Some(Rules::Many(Arc::new(Ranked::new(entries)))),
+        }
+    }
+
+    fn entries(&self) -> &[RuleEntry] {
+        match self {
+            Rules::One(entry) => std::slice::from_ref(entry),
+            Rules::Many(ranked) => ranked.rules(),
+        }
+    }
+
+    fn first(&self, flow: &Flow) -> Option<&RankedRule> {
+        match self {
+            Rules::One((None, rule)) => Some(rule),
+            Rules::One((Some(traffic), rule)) => traffic.matches(flow).then_some(rule),
+            Rules::Many(ranked) => ranked.first(flow),
+        }
+    }
+}
+
+/// The rules of one table of one direction that apply to somebody: one cache line, and what is
+/// behind it.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+struct Section {
+    groups: Exact<GroupId, Rules>,
+    anybody: Option<Box<Rules>>,
+    services: Option<Box<Exact<Arc<str>, Rules>>>,
+}
+
+const _: () = assert!(size_of::<Section>() == 64, "a section is one cache line");
 
 impl Section {
     fn new(seed: u64) -> Section {
-        Section { anybody: None, groups: Exact::new(seed), services: Exact::new(seed) }
+        Section { groups: Exact::new(seed), anybody: None, services: None }
     }
 
     /// Entries of all lists together.
     fn len(&self) -> usize {
         let groups = self.groups.iter().map(|(_, rules)| rules);
-        let services = self.services.iter().map(|(_, rules)| rules);
-        let all = groups.chain(services).chain(&self.anybody);
-        all.map(|rules| rules.rules().len()).sum()
+        let services = self.services.iter().flat_map(|it| it.iter()).map(|(_, rules)| rules);
+        let all = groups.chain(services).chain(self.anybody.as_deref());
+        all.map(|rules| rules.entries().len()).sum()
     }
 
     fn is_empty(&self) -> bool {
-        self.anybody.is_none() && self.groups.is_empty() && self.services.is_empty()
+        self.anybody.is_none() && self.groups.is_empty() && self.services.is_none()
     }
 
     fn get(&self, key: &PeerKey) -> Option<&Rules> {
         match key {
-            PeerKey::Anybody => self.anybody.as_ref(),
+            PeerKey::Anybody => self.anybody.as_deref(),
             PeerKey::Group(group) => self.groups.get(group),
-            PeerKey::Service(name) => self.services.get(name),
+            PeerKey::Service(name) => self.services.as_ref()?.get(name),
         }
     }
 
-    fn set(&mut self, key: &PeerKey, rules: Option<Rules>) {
+    fn set(&mut self, key: &PeerKey, rules: Option<Rules>, seed: u64) {
         match (key, rules) {
-            (PeerKey::Anybody, rules) => self.anybody = rules,
+            (PeerKey::Anybody, rules) => self.anybody = rules.map(Box::new),
             (PeerKey::Group(group), Some(rules)) => drop(self.groups.insert(*group, rules)),
             (PeerKey::Group(group), None) => drop(self.groups.remove(group)),
             (PeerKey::Service(name), Some(rules)) => {
-                drop(self.services.insert(name.clone(), rules));
+                let services = self.services.get_or_insert_with(|| Box::new(Exact::new(seed)));
+                services.insert(name.clone(), rules);
             }
-            (PeerKey::Service(name), None) => drop(self.services.remove(name)),
+            (PeerKey::Service(name), None) => {
+                if let Some(services) = &mut self.services {
+                    services.remove(name);
+                }
+                self.services.take_if(|services| services.is_empty());
+            }
         }
     }
 
     /// Makes edits of what stands under one key; gives the entries there were and are.
-    fn edit(&mut self, key: &PeerKey, edits: &[Edit]) -> (usize, usize) {
+    fn edit(&mut self, key: &PeerKey, edits: &[Edit], seed: u64) -> (usize, usize) {
         let gone = edits.iter().filter(|edit| !edit.add).map(|edit| edit.rule.rule.name.as_str());
         let gone: BTreeSet<&str> = gone.collect();
-        let known = self.get(key).map(|rules| rules.rules()).unwrap_or_default();
+        let known = self.get(key).map(Rules::entries).unwrap_or_default();
         let before = known.len();
         let kept = known.iter().filter(|(_, it)| !gone.contains(it.rule.rule.name.as_str()));
         let mut rules: Vec<_> = kept.cloned().collect();
         rules.extend(edits.iter().filter(|edit| edit.add).flat_map(|edit| edit.rule.entries()));
         let after = rules.len();
-        self.set(key, (after > 0).then(|| Arc::new(Ranked::new(rules))));
+        self.set(key, Rules::of(rules), seed);
         (before, after)
     }
 
@@ -155,15 +211,17 @@ impl Section {
                 best = Some(found);
             }
         };
-        consider(self.anybody.as_ref());
+        consider(self.anybody.as_deref());
         // The smaller side is walked, the other asked.
-        if packet.far.len() <= self.groups.len() {
+        if packet.far.has_at_most(self.groups.len()) {
             packet.far.iter().for_each(|group| consider(self.groups.get(&group)));
         } else {
             let met = self.groups.iter().filter(|(group, _)| packet.far.contains(**group));
             met.for_each(|(_, rules)| consider(Some(rules)));
         }
-        consider(packet.service.and_then(|name| self.services.get(name)));
+        if let (Some(services), Some(name)) = (&self.services, packet.service) {
+            consider(services.get(name));
+        }
         best
     }
 }
@@ -171,6 +229,9 @@ impl Section {
 /// An Endpoint of this node, or the NodePort traffic of a Service.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
+    /// A bit for each section with rules: the line that every packet looks at first.
+    judged: u8,
+    seed: u64,
     /// None for a Service.
     pub(super) addresses: Arc<[IpAddr]>,
     /// In which it is, of those that are known.
@@ -192,12 +253,18 @@ pub(crate) struct Opening<'a> {
 impl Subject {
     pub(super) fn new(addresses: Arc<[IpAddr]>, seed: u64) -> Subject {
         let sections = std::array::from_fn(|_| Section::new(seed));
-        Subject { addresses, groups: Arc::default(), sections }
+        Subject { judged: 0, seed, addresses, groups: Arc::default(), sections }
     }
 
     /// Whether any rule of this table applies to it.
     pub(crate) fn is_judged(&self, direction: RuleDirection, table: RuleTable) -> bool {
-        self.sections.get(place(direction, table)).is_some_and(|section| !section.is_empty())
+        self.judged & 1 << place(direction, table) != 0
+    }
+
+    /// Whether any rule of this table has a Service as its peer.
+    pub(crate) fn asks_services(&self, direction: RuleDirection, table: RuleTable) -> bool {
+        let section = self.sections.get(place(direction, table));
+        section.is_some_and(|section| section.services.is_some())
     }
 
     /// Whether it has rules about members of a group.
@@ -228,7 +295,7 @@ impl Subject {
     }
 
     pub(super) fn has_no_rules(&self) -> bool {
-        self.sections.iter().all(Section::is_empty)
+        self.judged == 0
     }
 
     fn first(
@@ -248,7 +315,9 @@ impl Subject {
             let Some(edit) = edits.first() else { continue };
             let (place, key) = edit.key();
             let Some(section) = self.sections.get_mut(place) else { continue };
-            let (were, are) = section.edit(key, edits);
+            let (were, are) = section.edit(key, edits, self.seed);
+            self.judged &= !(1 << place);
+            self.judged |= u8::from(!section.is_empty()) << place;
             before += were;
             after += are;
         }
@@ -262,9 +331,8 @@ pub(crate) fn first_of<'a>(
     direction: RuleDirection,
     table: RuleTable,
     packet: &Opening<'_>,
-) -> Option<&'a InstalledRule> {
-    let first = subjects.filter_map(|subject| subject.first(direction, table, packet)).min();
-    first.map(|ranked| ranked.rule.as_ref())
+) -> Option<&'a RankedRule> {
+    subjects.filter_map(|subject| subject.first(direction, table, packet)).min()
 }
 
 fn place(direction: RuleDirection, table: RuleTable) -> usize {

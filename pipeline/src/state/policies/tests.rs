@@ -165,14 +165,19 @@ fn assert_equal(state: &State) {
             let opening = Opening { far: policies.groups_of(far), service, flow };
             let first = |subject: Option<&Subject>| {
                 let found = first_of(subject.into_iter(), direction, table, &opening);
-                found.map(|installed| installed.rule.name.clone())
+                found.map(|ranked| ranked.rule().name.clone())
             };
             for endpoint in &plain.endpoints {
                 let applies = |rule: &&Rule| {
                     endpoint.addresses.iter().any(|it| plain.is_in(&rule.applied_to_groups, *it))
                 };
+                let subject = policies.of_endpoint(&endpoint.name).map(Arc::as_ref);
+                if let Some(port) = state.port_by_name(&endpoint.port) {
+                    let by_port = state.subject(port).map(std::ptr::from_ref);
+                    assert_eq!(by_port, subject.map(std::ptr::from_ref), "{}", endpoint.name);
+                }
                 assert_eq!(
-                    first(policies.of_endpoint(&endpoint.name)).as_deref(),
+                    first(subject).as_deref(),
                     Plain::first(meant().filter(applies)),
                     "{} {direction:?} {table:?} {far} {service:?} {port}",
                     endpoint.name
@@ -200,7 +205,7 @@ fn judgements(state: &State) -> Vec<([IpAddr; 2], Vec<Option<Rule>>)> {
     let judged = pairs.map(|(own, far)| {
         let home = own.and_then(|own| policies.homes.get(&own));
         let subject = match own {
-            Some(_) => home.and_then(|name| policies.of_endpoint(name)),
+            Some(_) => home.and_then(|name| policies.of_endpoint(name)).map(Arc::as_ref),
             None => policies.of_service("service0"),
         };
         let all = [RuleDirection::Egress, RuleDirection::Ingress].into_iter();
@@ -211,7 +216,7 @@ fn judgements(state: &State) -> Vec<([IpAddr; 2], Vec<Option<Rule>>)> {
                 let flow = Flow { protocol: 6, source_port: 9, destination_port, icmp: None };
                 let opening = Opening { far: policies.groups_of(far), service, flow };
                 let found = first_of(subject.into_iter(), direction, table, &opening);
-                found.map(|installed| installed.rule.clone())
+                found.map(|installed| installed.rule().clone())
             })
         });
         ([own.unwrap_or(ip("192.0.2.1")), far], rules.collect())
