@@ -60,9 +60,11 @@ impl Region {
     /// The address of `bytes` bytes from `offset` on, if they are in it.
     fn at(&self, offset: u64, bytes: u64) -> Option<NonNull<u8>> {
         let inside = offset <= self.place.bytes && bytes <= self.place.bytes - offset;
-        let at = self.lead + offset as usize;
-        // SAFETY: `at` is at most the region's end, which lies within the mapping.
-        inside.then(|| unsafe { self.mapping.base().add(at) })
+        inside.then(|| {
+            let at = self.lead + offset as usize;
+            // SAFETY: `at` is at most the region's end, which lies within the mapping.
+            unsafe { self.mapping.base().add(at) }
+        })
     }
 }
 

@@ -23,6 +23,8 @@ mod fault;
 mod features;
 mod guard;
 mod lane;
+#[cfg(test)]
+mod lane_tests;
 mod memory;
 mod packed;
 mod queue;

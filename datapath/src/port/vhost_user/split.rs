@@ -38,9 +38,10 @@ impl SplitRing {
         let size = usize::from(setup.size);
         let places = setup.addresses;
         let used = memory.area(places.device, ENTRIES + 8 * size + 2, 4)?;
-        let next = setup.base as u16;
-        // What was used is said in the ring itself; that outlives any back end.
-        let put = used.load(INDEX, Ordering::Acquire);
+        // Buffers are put back in the order they were taken, so what the ring itself says was used
+        // is where to go on: it outlives any back end, and front ends that find theirs again after
+        // a crash say 0 (DPDK's) or guess.
+        let next = used.load(INDEX, Ordering::Acquire);
         let mut ring = SplitRing {
             descriptors: memory.area(places.descriptors, 16 * size, 16)?,
             available: memory.area(places.driver, ENTRIES + 2 * size + 2, 2)?,
@@ -50,8 +51,8 @@ impl SplitRing {
             event_index: setup.event_index,
             next,
             seen: next,
-            put,
-            told: put,
+            put: next,
+            told: next,
         };
         ring.ask_for_kicks(false);
         Ok(ring)

@@ -2,6 +2,7 @@
 //! likes, memory that grows; and in [`hostile`], that a guest hurts nobody but itself.
 
 mod hostile;
+mod testpmd;
 
 use std::time::{Duration, Instant};
 
