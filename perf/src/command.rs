@@ -2,6 +2,7 @@
 
 pub mod cases;
 pub mod cni_add;
+pub mod forward;
 pub mod idle;
 pub mod memory;
 pub mod netperf;

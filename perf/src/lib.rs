@@ -4,12 +4,15 @@
 //! them, and writes one [`record`] for each thing it saw. The [`report`] makes tables and plots of
 //! records, freshly taken or read from a file: a figure in docs/PERFORMANCE.md is never typed.
 //!
+//! [`forward`] measures the datapath's worker alone, between rings in memory.
+//!
 //! [`cases`] plays other people's conformance cases; [`naive`] is a second opinion on them.
 //!
 //! Nothing here is linked into what ships.
 
 pub mod cases;
 pub mod command;
+pub mod forward;
 pub mod machine;
 pub mod naive;
 pub mod noise;

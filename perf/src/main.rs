@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use seine_perf::command::{cases, cni_add, idle, memory, netperf};
+use seine_perf::command::{cases, cni_add, forward, idle, memory, netperf};
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
 use seine_perf::{record, report};
@@ -24,6 +24,7 @@ Run as root, on an otherwise idle machine, from a release build:
   target/release/seine-perf netperf
   target/release/seine-perf cni-add --pods 50
   target/release/seine-perf --save idle.jsonl idle --pods 30 --seconds 60
+  target/release/seine-perf forward --connections 1,1000,10000,100000,1000000
   target/release/seine-perf report idle.jsonl --plots .
 
 An interrupted run leaves namespaces behind; the next run removes them, and so does
@@ -58,6 +59,18 @@ enum Command {
     Idle(idle::Arguments),
     /// Resident and locked memory of each daemon, with more and more Pods.
     Memory(memory::Arguments),
+    /// Cycles that a packet costs a worker, between rings in memory.
+    ///
+    /// The datapath's own worker loop on one core; generator and sink on another, which its cycles
+    /// are free of. 64 Pods, 10 policies a side, 64-byte UDP frames, each connection answered
+    /// before, all in random order. A lost or wrong packet ends the run. Needs no root.
+    Forward(forward::Arguments),
+    /// Measures one row of `forward` in this process.
+    #[command(hide = true)]
+    ForwardRow {
+        /// Its profile, as JSON.
+        profile: String,
+    },
     /// Conformance cases, as packets through compile step and pipeline; measures nothing.
     ///
     /// One line for each assertion that does not hold, and last the sum as JSON. Needs no root.
@@ -105,16 +118,24 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
             return Ok(true);
         }
         Command::Cases(arguments) => return cases::run(&arguments),
-        Command::Netperf(_) | Command::CniAdd(_) | Command::Idle(_) | Command::Memory(_) => {
-            begin()?
+        Command::ForwardRow { profile } => {
+            forward::run_row(&profile)?;
+            return Ok(true);
         }
+        Command::Netperf(_)
+        | Command::CniAdd(_)
+        | Command::Idle(_)
+        | Command::Memory(_)
+        | Command::Forward(_) => begin()?,
     };
     match command {
         Command::Netperf(arguments) => netperf::run(&arguments, &mut output)?,
         Command::CniAdd(arguments) => cni_add::run(&arguments, &mut output)?,
         Command::Idle(arguments) => idle::run(&arguments, &mut output)?,
         Command::Memory(arguments) => memory::run(&arguments, &mut output)?,
-        Command::Fill | Command::Report { .. } | Command::Cases(_) => {}
+        Command::Forward(arguments) => forward::run(&arguments, &mut output)?,
+        Command::Fill | Command::Report { .. } | Command::Cases(_) | Command::ForwardRow { .. } => {
+        }
     }
     output.end();
     Ok(true)

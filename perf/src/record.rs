@@ -2,12 +2,15 @@
 //!
 //! The raw figures are kept, never only their medians, so that a report can be made again.
 
+mod forward;
+
 use std::fs;
 use std::path::Path;
 
 use seine_e2e::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 
+pub use self::forward::Forward;
 use crate::machine::Machine;
 use crate::noise::Noise;
 use crate::process::Memory;
@@ -59,6 +62,8 @@ pub enum Record {
     FirstPacket(FirstPacket),
     /// Memory of one process with some Pods attached.
     Memory(ProcessMemory),
+    /// Packets through a worker between memory ports.
+    Forward(Box<Forward>),
 }
 
 /// One netperf test between two Pods.

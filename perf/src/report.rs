@@ -2,6 +2,7 @@
 
 mod cni;
 pub mod document;
+mod forward;
 mod grid;
 mod idle;
 mod memory;
@@ -24,7 +25,8 @@ pub fn tables(records: &[Record]) -> String {
             text.push_str(&describe(machine));
         }
     }
-    for table in [netperf::table, cni::table, idle::table, memory::table] {
+    let kinds = [netperf::table, cni::table, idle::table, memory::table, forward::table];
+    for table in kinds {
         if let Some(table) = table(records) {
             text.push('\n');
             text.push_str(&table);
@@ -40,6 +42,10 @@ pub fn write_plots(records: &[Record], folder: &Path) -> Outcome<Vec<PathBuf>> {
         ("cni-add.svg", cni::plot(records)),
         ("first-packet.svg", idle::plot(records)),
         ("memory.svg", memory::plot(records)),
+        ("forward-connections.svg", forward::over_connections(records)),
+        ("forward-policies.svg", forward::over_policies(records)),
+        ("forward-services.svg", forward::over_services(records)),
+        ("forward-sizes.svg", forward::over_sizes(records)),
     ];
     let mut written = Vec::new();
     for (name, plot) in plots {

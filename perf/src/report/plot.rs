@@ -159,26 +159,50 @@ pub fn distribution(title: &str, unit: &str, curves: &[Curve]) -> String {
 
 /// Lines from zero on both axes.
 pub fn lines(title: &str, across: &str, up: &str, lines: &[Line]) -> String {
+    let most = most_across(lines);
+    drawn(title, across, up, lines, &|value| value / most)
+}
+
+/// As [`lines`], each step across a multiple of the one before.
+pub fn logarithmic_lines(title: &str, across: &str, up: &str, lines: &[Line]) -> String {
+    let all = lines.iter().flat_map(|line| line.points.iter());
+    let least = all.map(|point| point.0).fold(f64::INFINITY, f64::min).max(1.0);
+    let most = most_across(lines).max(least * 1.01);
+    let share = move |value: f64| (value.max(least) / least).ln() / (most / least).ln();
+    drawn(title, across, up, lines, &share)
+}
+
+fn most_across(lines: &[Line]) -> f64 {
+    lines.iter().flat_map(|line| line.points.iter()).map(|point| point.0).fold(1.0, f64::max)
+}
+
+/// Lines, where `share` says how far across a value lies.
+fn drawn(
+    title: &str,
+    across: &str,
+    up: &str,
+    lines: &[Line],
+    share: &dyn Fn(f64) -> f64,
+) -> String {
     let frame = Frame { left: MARGIN, top: TITLE + 10.0, width: 560.0, height: 260.0 };
     let legend = 20.0 * lines.len() as f64;
     let mut svg = Svg::new(660.0, frame.top + frame.height + 44.0 + legend, title);
-    let all = || lines.iter().flat_map(|line| line.points.iter());
-    let top = ceiling(all().map(|point| point.1).fold(0.0, f64::max));
-    let most = all().map(|point| point.0).fold(1.0, f64::max);
+    let all = lines.iter().flat_map(|line| line.points.iter());
+    let top = ceiling(all.map(|point| point.1).fold(0.0, f64::max));
     vertical_axis(&mut svg, frame, top);
     svg.text(frame.left - 8.0, frame.top - 8.0, 11.0, Anchor::End, up);
     let base = frame.top + frame.height;
     svg.text(frame.left + frame.width, base + 32.0, 11.0, Anchor::End, across);
-    let x = |value: f64| frame.left + value / most * frame.width;
+    let x = |value: f64| frame.left + share(value) * frame.width;
     for (index, line) in lines.iter().enumerate() {
         let colour = LINE_COLOURS[index % LINE_COLOURS.len()];
         let place = |&(across, up): &(f64, f64)| (x(across), base - up / top * frame.height);
         let points: Vec<(f64, f64)> = line.points.iter().map(place).collect();
         svg.line(&points, colour, false);
-        for ((px, py), (pods, _)) in points.iter().zip(&line.points) {
+        for ((px, py), (value, _)) in points.iter().zip(&line.points) {
             svg.circle(*px, *py, colour);
             if index == 0 {
-                svg.text(*px, base + 16.0, 11.0, Anchor::Middle, &format!("{pods}"));
+                svg.text(*px, base + 16.0, 11.0, Anchor::Middle, &format!("{value}"));
             }
         }
         let y = base + 44.0 + index as f64 * 20.0;

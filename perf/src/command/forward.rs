@@ -1,0 +1,181 @@
+//! What a packet costs between memory ports: rows of a sweep, each run a process of its own.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use seine_e2e::failure::{Failure, Outcome};
+use seine_pipeline::limits::BATCH_MAX;
+
+use crate::forward::profile::{Kind, Order, Ports, Profile, Sum, Tunnel, Ways};
+use crate::forward::row;
+use crate::output::Output;
+use crate::record::{Forward, Record};
+
+/// Packets under way at once.
+const IN_FLIGHT: usize = 4096;
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// What to measure. Options that take a list make a row of every combination.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// What packets come from and go to.
+    #[arg(long, value_enum, default_value = "memory")]
+    pub ports: Ports,
+    /// Connections that send, up to 8388608; with --new, how many the table holds.
+    #[arg(long, value_delimiter = ',', default_value = "10000")]
+    pub connections: Vec<u32>,
+    /// In which order they send.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "uniform")]
+    pub order: Vec<Order>,
+    /// Bytes of a frame without its check sequence; in a tunnel, of the inner one.
+    #[arg(long, value_delimiter = ',', default_value = "64")]
+    pub size: Vec<usize>,
+    /// Policies for every Pod and direction; each connection is let through by one of each.
+    #[arg(long, value_delimiter = ',', default_value = "10")]
+    pub policies_per_side: Vec<usize>,
+    /// Services that all connections go through; 0: straight to the Pod.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    pub services: Vec<usize>,
+    /// Whether packets cross nodes, and which way.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
+    pub tunnel: Vec<Tunnel>,
+    /// Whether half of the packets are replies; through a tunnel all go one way.
+    #[arg(long, value_enum, default_value = "both")]
+    pub ways: Ways,
+    /// What stands in the UDP checksum.
+    #[arg(long, value_enum, default_value = "zero")]
+    pub checksum: Sum,
+    /// Each packet begins a connection: policy, Service, commit, and the end of an older one.
+    #[arg(long)]
+    pub new: bool,
+    /// Cores that forward. Two take turns with a generator each, and share all connections.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub workers: Vec<usize>,
+    /// Generator and worker take turns on one core: what no packet's way between cores costs.
+    #[arg(long)]
+    pub in_line: bool,
+    /// Packets under way at once; 4096 unless given, 64 with --new.
+    #[arg(long)]
+    pub in_flight: Option<usize>,
+    /// Pods of the node.
+    #[arg(long, default_value = "64")]
+    pub pods: usize,
+    /// Pages of 2 MiB for the connection table; `off` takes 4 KiB.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "on")]
+    pub huge_pages: Vec<Switch>,
+    /// 10,000 more Services are installed; 100 policies and 50 Pods change every second.
+    #[arg(long)]
+    pub churn: bool,
+    /// How long each run counts.
+    #[arg(long, default_value = "2")]
+    pub seconds: f64,
+    /// Runs of each row, in turns.
+    #[arg(long, default_value = "3")]
+    pub runs: usize,
+}
+
+impl Arguments {
+    /// Every combination.
+    fn rows(&self) -> Outcome<Vec<Profile>> {
+        let mut rows = vec![self.first()];
+        fn vary<T: Copy>(rows: &mut Vec<Profile>, values: &[T], set: fn(&mut Profile, T)) {
+            let with = |row: &Profile, value| {
+                let mut row = row.clone();
+                set(&mut row, value);
+                row
+            };
+            *rows = rows
+                .iter()
+                .flat_map(|row| values.iter().map(move |value| with(row, *value)))
+                .collect();
+        }
+        vary(&mut rows, &self.workers, |row, value| row.workers = value);
+        vary(&mut rows, &self.huge_pages, |row, value| row.huge_pages = value == Switch::On);
+        vary(&mut rows, &self.order, |row, value| row.order = value);
+        vary(&mut rows, &self.size, |row, value| row.size = value);
+        vary(&mut rows, &self.policies_per_side, |row, value| row.policies_per_side = value);
+        vary(&mut rows, &self.services, |row, value| row.services = value);
+        vary(&mut rows, &self.tunnel, |row, value| row.tunnel = value);
+        vary(&mut rows, &self.connections, |row, value| row.connections = value);
+        for row in &mut rows {
+            if row.tunnel != Tunnel::None || row.kind == Kind::New {
+                row.ways = Ways::One;
+            }
+            row.check().map_err(Failure::Unmet)?;
+        }
+        Ok(rows)
+    }
+
+    fn first(&self) -> Profile {
+        Profile {
+            ports: self.ports,
+            pods: self.pods,
+            connections: 0,
+            order: Order::Uniform,
+            size: 0,
+            policies_per_side: 0,
+            services: 0,
+            tunnel: Tunnel::None,
+            ways: self.ways,
+            checksum: self.checksum,
+            kind: if self.new { Kind::New } else { Kind::Established },
+            workers: 1,
+            in_line: self.in_line,
+            // A worker reports what gave way for new ones once a round, up to a batch of them.
+            in_flight: self.in_flight.unwrap_or(if self.new { BATCH_MAX } else { IN_FLIGHT }),
+            huge_pages: true,
+            churn: self.churn,
+            seconds: self.seconds,
+        }
+    }
+}
+
+/// Runs it.
+pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
+    let rows = arguments.rows()?;
+    output.expect_steps(rows.len() * arguments.runs);
+    for round in 0..arguments.runs {
+        for row in &rows {
+            let what = [
+                format!("{} connections", row.connections),
+                format!("{} B", row.size),
+                format!("{} policies a side", row.policies_per_side),
+                format!("{} Services", row.services),
+                format!("tunnel {}", row.tunnel.name()),
+            ];
+            output.step(&format!("run {round}: {}", what.join(", ")));
+            let forward = apart(row)?;
+            output.add(Record::Forward(Box::new(Forward { round, ..forward })))?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures one row in this process: prints its record.
+pub fn run_row(profile: &str) -> anyhow::Result<()> {
+    let record = row::measure(&serde_json::from_str(profile)?)?;
+    println!("{}", serde_json::to_string(&record)?);
+    Ok(())
+}
+
+/// Measures one row in a process of its own.
+fn apart(profile: &Profile) -> Outcome<Forward> {
+    let parse = |error: serde_json::Error| Failure::Unmet(format!("a row's record: {error}"));
+    let profile = serde_json::to_string(profile).map_err(parse)?;
+    let program = std::env::current_exe().map_err(Failure::io("find", Path::new("seine-perf")))?;
+    let mut command = Command::new(&program);
+    command.arg("forward-row").arg(&profile).stderr(Stdio::inherit());
+    let ran = command.output().map_err(Failure::io("run", &program))?;
+    if !ran.status.success() {
+        return Err(Failure::Unmet(format!("no figure for {profile}: see above")));
+    }
+    serde_json::from_slice(&ran.stdout).map_err(parse)
+}

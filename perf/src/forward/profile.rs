@@ -1,0 +1,167 @@
+//! What is sent through what: everything that tells one row from another.
+
+use serde::{Deserialize, Serialize};
+
+/// Where packets come from and go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ports {
+    /// Rings in memory: frames pass uncopied, no system calls.
+    Memory,
+}
+
+/// In which order connections send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// All alike: one random permutation of them after the other.
+    Uniform,
+    /// The n-th most busy one sends a n-th of what the busiest does.
+    Zipf,
+}
+
+impl Order {
+    /// As in `--order`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Order::Uniform => "uniform",
+            Order::Zipf => "zipf",
+        }
+    }
+}
+
+/// Whether packets of the window cross nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tunnel {
+    /// From Pod to Pod of one node.
+    None,
+    /// From Pods here to Pods of the peer: the worker puts Geneve around them.
+    GeneveOut,
+    /// From Pods of the peer to Pods here: the worker takes Geneve off.
+    GeneveIn,
+}
+
+impl Tunnel {
+    /// As in `--tunnel`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tunnel::None => "none",
+            Tunnel::GeneveOut => "geneve-out",
+            Tunnel::GeneveIn => "geneve-in",
+        }
+    }
+}
+
+/// Which directions of the connections send in the window; before it both do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ways {
+    /// Half of the packets are replies.
+    Both,
+    /// Only those who began.
+    One,
+}
+
+/// What stands in the UDP checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sum {
+    /// Nothing: the cheap case for Open vSwitch, whose conntrack verifies what is there.
+    Zero,
+    /// The right sum.
+    Complete,
+    /// The pseudo-header's sum, the rest left to the device, as virtio guests send.
+    Partial,
+}
+
+/// What each packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One of a connection that was answered and spoke again.
+    Established,
+    /// The first of its connection.
+    New,
+}
+
+/// One row: what is sent through what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Where packets come from and go to.
+    pub ports: Ports,
+    /// Pods of this node, each with a port.
+    pub pods: usize,
+    /// Connections; with new ones, how many the table holds.
+    pub connections: u32,
+    /// Which of them sends next.
+    pub order: Order,
+    /// Bytes of a frame without its check sequence; inside a tunnel, of the inner one.
+    pub size: usize,
+    /// Policies for every Pod and direction, one rule each; each connection is let through by one.
+    pub policies_per_side: usize,
+    /// Services through which all connections go; 0: straight to the Pod.
+    pub services: usize,
+    /// Whether packets cross nodes.
+    pub tunnel: Tunnel,
+    /// Which directions send.
+    pub ways: Ways,
+    /// What stands in the UDP checksum.
+    pub checksum: Sum,
+    /// What each packet is.
+    pub kind: Kind,
+    /// Cores that forward.
+    pub workers: usize,
+    /// Generator and worker take turns on one core.
+    pub in_line: bool,
+    /// Packets under way at once.
+    pub in_flight: usize,
+    /// Pages of 2 MiB for the connection table.
+    pub huge_pages: bool,
+    /// Policies and Pods change meanwhile, and Services that nobody uses are installed.
+    pub churn: bool,
+    /// How long the window is.
+    pub seconds: f64,
+}
+
+impl Profile {
+    /// What cannot be measured, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let refused = |reason: &str| Err(reason.to_owned());
+        let frame_max = 1500 + 14;
+        if !(64..=frame_max).contains(&self.size) {
+            return Err(format!("--size {} is not from 64 to {frame_max}", self.size));
+        }
+        if !(8..=512).contains(&self.pods) {
+            return Err(format!("--pods {} is not from 8 to 512", self.pods));
+        }
+        if self.connections == 0 || self.connections > 1 << 23 {
+            return Err(format!("--connections {} is not from 1 to 8388608", self.connections));
+        }
+        if !(1..=40_000).contains(&self.policies_per_side) {
+            return refused("--policies-per-side is not from 1 to 40000");
+        }
+        if self.services > 60_000 {
+            return refused("--services is not from 0 to 60000");
+        }
+        if self.services > 0 && !self.pods.is_multiple_of(4) {
+            return refused("with --services, --pods is a multiple of 4");
+        }
+        if self.services > 0 && self.tunnel != Tunnel::None {
+            return refused("--services and --tunnel cannot be had together");
+        }
+        if self.checksum == Sum::Partial && self.tunnel != Tunnel::None {
+            return refused("--checksum partial and --tunnel cannot be had together");
+        }
+        if !(1..=2).contains(&self.workers) {
+            return refused("--workers is neither 1 nor 2");
+        }
+        if self.kind == Kind::New && (self.checksum != Sum::Zero || self.churn) {
+            return refused("--new goes with --checksum zero and without --churn");
+        }
+        if !(64..=1 << 16).contains(&self.in_flight) {
+            return refused("--in-flight is not from 64 to 65536");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! What is measured: the datapath's workers, with a memory port for every Pod.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use crossbeam::channel::bounded;
+use seine_datapath::counters::{PortCounters, PortTotals, WorkerCounters};
+use seine_datapath::frame::{FrameCache, Region};
+use seine_datapath::machine::Wake;
+use seine_datapath::memory::{self, Pages, Wanted};
+use seine_datapath::port::memory::{MemoryOptions, MemoryWire, open};
+use seine_datapath::publish::{PublicationWriter, publication};
+use seine_datapath::slot::{COMMANDS_MAX, Command, Slot};
+use seine_datapath::upkeep::Upkeep;
+use seine_datapath::worker::{Poll, Worker, WorkerParts};
+use seine_pipeline::address::PortId;
+use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
+use seine_pipeline::connection::{ConnectionMemory, ConnectionTable};
+use seine_pipeline::learned::Learned;
+use seine_pipeline::limits::ConnectionLimits;
+use seine_pipeline::state::State;
+use seine_pipeline::verdict::DropReason;
+use tokio::sync::oneshot;
+
+use super::objects::{FIRST_POD, NEXT_HOP_MAC, installed};
+use super::profile::{Kind, Profile};
+
+/// Keys the hash tables: the same in every run, so that runs differ by nothing that can be helped.
+const SEED: u64 = 0x5e1e;
+/// Frames that a worker may keep in its own cache.
+const FRAMES_OF_A_WORKER: usize = 1024;
+/// Connections that a table has room for at least: what the datapath has by default.
+const CONNECTIONS_MIN: u32 = 1 << 18;
+/// Bytes of a cache line, of which the table is made.
+const LINE_BYTES: usize = 64;
+
+/// Why there is nothing to measure.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The objects were refused.
+    #[error(transparent)]
+    Refused(#[from] seine_pipeline::state::Refusal),
+    /// No memory for packets.
+    #[error(transparent)]
+    Frames(#[from] seine_datapath::frame::RegionError),
+    /// No memory for connections.
+    #[error(transparent)]
+    Connections(#[from] seine_datapath::memory::MapError),
+    /// No descriptor for a worker or a port.
+    #[error("cannot open a worker or a port: {0}")]
+    Open(#[from] std::io::Error),
+}
+
+/// Workers that nobody drives yet, and the far ends of their ports.
+pub struct Switch {
+    /// Takes the packets.
+    pub workers: Vec<Worker>,
+    /// The far ends: of each worker, one for each port.
+    pub wires: Vec<Vec<MemoryWire>>,
+    /// What can be seen from outside.
+    pub watch: Watch,
+    /// Publishes changes.
+    pub writer: PublicationWriter,
+    /// All packet memory.
+    pub region: &'static Region,
+}
+
+/// What can be seen of workers from outside.
+#[derive(Clone)]
+pub struct Watch {
+    /// Of each worker.
+    pub workers: Vec<Arc<WorkerCounters>>,
+    ports: Vec<Arc<PortCounters>>,
+    learned: Arc<Learned>,
+    /// The threads that workers run on.
+    pub threads: Arc<Mutex<Vec<i32>>>,
+    /// Ends the loops of all workers.
+    pub stop: Arc<AtomicBool>,
+    /// What the connection table is made of.
+    pub pages: Pages,
+    /// Bytes of the connection table.
+    pub table_bytes: usize,
+    /// The same for each connection that it has room for.
+    pub bytes_per_connection: f64,
+}
+
+impl Watch {
+    /// Packets and busy cycles of all workers.
+    pub fn work(&self) -> (u64, u64) {
+        let sum = |(packets, cycles), it: &Arc<WorkerCounters>| {
+            (packets + it.packets.read(), cycles + it.busy_cycles.read())
+        };
+        self.workers.iter().fold((0, 0), sum)
+    }
+
+    /// Batches that all workers received.
+    pub fn batches(&self) -> u64 {
+        self.workers.iter().map(|it| it.batches.read()).sum()
+    }
+
+    /// This thread is one that a worker runs on.
+    pub fn enter(&self) {
+        let thread = nix::unistd::gettid().as_raw();
+        self.threads.lock().unwrap_or_else(|it| it.into_inner()).push(thread);
+    }
+
+    /// Nanoseconds that workers' threads had a core.
+    pub fn on_core_ns(&self) -> u64 {
+        let threads = self.threads.lock().unwrap_or_else(|it| it.into_inner());
+        let had = |thread: &i32| {
+            let path = format!("/proc/self/task/{thread}/schedstat");
+            let text = std::fs::read_to_string(path).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        };
+        threads.iter().filter_map(had).sum()
+    }
+
+    /// Connections in the table now, and those that ended by timeout or to make room so far.
+    pub fn connections(&self) -> (u64, u64) {
+        let occupancy = self.learned.connections.occupancy();
+        (occupancy.used, occupancy.expired + occupancy.evicted)
+    }
+
+    /// What was dropped, in words: "SpoofedSource 3, EgressFull 1".
+    pub fn drops(&self) -> String {
+        let totals = PortTotals::sum(self.ports.iter().map(Arc::as_ref));
+        let counted = DropReason::ALL.iter().filter(|it| totals.drops[it.index()] > 0);
+        let named = counted.map(|it| format!("{} {}", it.name(), totals.drops[it.index()]));
+        named.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Switch {
+    /// Opens it.
+    pub fn open(profile: &Profile) -> Result<Switch, SwitchError> {
+        let frames = profile.workers * (profile.in_flight + FRAMES_OF_A_WORKER);
+        let region = Region::map(frames, 2048)?;
+        let limits = limits(profile);
+        let lines = ConnectionTable::lines(&limits);
+        let wanted = if profile.huge_pages { Wanted::Huge } else { Wanted::Small };
+        let (lent, pages) = memory::map_in(lines, wanted)?;
+        let memory = ConnectionMemory::Lent(lent);
+        let table = ConnectionTable::in_memory(limits, SEED, memory);
+        let table_bytes = lines * LINE_BYTES;
+        let adjacencies = Arc::new(AdjacencyTable::new());
+        if let Some(peer) = AdjacencyId::new(0) {
+            adjacencies.set(peer, Some(NEXT_HOP_MAC));
+        }
+        let wakes: Result<Vec<_>, _> =
+            (0..profile.workers).map(|_| Wake::new().map(Arc::new)).collect();
+        let wakes = wakes?;
+        let state = State::new(SEED).apply(&installed(profile))?;
+        let (writer, readers) = publication(state, wakes.clone());
+        let mut switch = Switch {
+            workers: Vec::new(),
+            wires: Vec::new(),
+            watch: Watch {
+                workers: Vec::new(),
+                ports: Vec::new(),
+                table_bytes,
+                bytes_per_connection: table_bytes as f64 / table.occupancy().capacity as f64,
+                learned: Arc::new(Learned::with_connections(table, SEED)),
+                threads: Arc::default(),
+                stop: Arc::default(),
+                pages,
+            },
+            writer,
+            region,
+        };
+        for (publication, wake) in readers.into_iter().zip(wakes) {
+            let (commands, receiver) = bounded(COMMANDS_MAX);
+            let counters = Arc::new(WorkerCounters::default());
+            let mut worker = Worker::new(WorkerParts {
+                publication,
+                adjacencies: adjacencies.clone(),
+                upkeep: Upkeep::new(switch.watch.learned.clone()),
+                frames: FrameCache::new(region),
+                counters: counters.clone(),
+                commands: receiver,
+                wake,
+                stop: switch.watch.stop.clone(),
+                poll: Poll::Spin,
+            })?;
+            let mut wires = Vec::new();
+            for port in 0..profile.pods + FIRST_POD {
+                // All may meet at one port: it receives a batch a round, however many wait there.
+                let ring_frames = profile.in_flight;
+                let options = MemoryOptions { ring_frames, wakes: false, ..Default::default() };
+                let (mut queues, mut far) = open(region, options)?;
+                let (Some(queue), Some(wire)) = (queues.pop(), far.pop()) else { continue };
+                let counters: Arc<PortCounters> = Arc::default();
+                let Some(id) = PortId::new(port) else { continue };
+                let slot = Slot::new(id, queue, counters.clone());
+                // A worker takes commands when it obeys, and here nobody else drives it yet.
+                let (done, _) = oneshot::channel();
+                let _ = commands.send(Command::Add(slot, done));
+                worker.obey();
+                switch.watch.ports.push(counters);
+                wires.push(wire);
+            }
+            switch.watch.workers.push(counters);
+            switch.workers.push(worker);
+            switch.wires.push(wires);
+        }
+        Ok(switch)
+    }
+}
+
+/// Room for all connections of the profile, whoever began them and however fast.
+fn limits(profile: &Profile) -> ConnectionLimits {
+    let connections = match profile.kind {
+        Kind::Established => profile.connections.max(CONNECTIONS_MIN),
+        Kind::New => profile.connections,
+    };
+    ConnectionLimits {
+        connections,
+        per_port: connections,
+        first_packets_per_s: u32::MAX,
+        first_packets_burst: u32::MAX,
+    }
+}

@@ -1,0 +1,231 @@
+//! What a packet costs, row by row.
+
+use super::grid::Grid;
+use super::plot::{self, Line};
+use super::{figure, spread};
+use crate::forward::profile::{Kind, Profile, Sum, Ways};
+use crate::record::{Forward, Record};
+use crate::statistics::Summary;
+
+/// A sweep needs so many points to be drawn.
+const POINTS_MIN: usize = 3;
+
+/// The runs of each row, rows in the order in which they came.
+fn rows(records: &[Record]) -> Vec<Vec<&Forward>> {
+    let mut rows: Vec<Vec<&Forward>> = Vec::new();
+    let runs = records.iter().filter_map(|record| match record {
+        Record::Forward(forward) => Some(forward.as_ref()),
+        _ => None,
+    });
+    for run in runs {
+        match rows.iter_mut().find(|row| row[0].profile == run.profile) {
+            Some(row) => row.push(run),
+            None => rows.push(vec![run]),
+        }
+    }
+    rows
+}
+
+fn summary(row: &[&Forward], of: fn(&Forward) -> f64) -> Option<Summary> {
+    Summary::of(&row.iter().map(|run| of(run)).collect::<Vec<_>>())
+}
+
+/// What is not as in the default profile and has no column of its own.
+fn remarks(run: &Forward) -> String {
+    let Profile { ways, checksum, kind, in_line, workers, churn, huge_pages, pods, .. } =
+        &run.profile;
+    let mut remarks = Vec::new();
+    let mut remark = |applies: bool, text: String| {
+        if applies {
+            remarks.push(text);
+        }
+    };
+    remark(*kind == Kind::New, "new".to_owned());
+    remark(*kind != Kind::New && *ways == Ways::One, "one way".to_owned());
+    remark(*checksum == Sum::Complete, "checksums".to_owned());
+    remark(*checksum == Sum::Partial, "partial checksums".to_owned());
+    remark(*churn, "churn".to_owned());
+    remark(*workers > 1, format!("{workers} workers"));
+    remark(*in_line || *workers > 1, "in line".to_owned());
+    remark(!huge_pages || run.pages == "4 KiB", run.pages.clone());
+    remark(*pods != 64, format!("{pods} Pods"));
+    remarks.join(", ")
+}
+
+/// A row for each profile.
+pub fn table(records: &[Record]) -> Option<String> {
+    let rows = rows(records);
+    let tsc_ghz = rows.first()?.first()?.tsc_ghz;
+    let head = [
+        "tunnel",
+        "order",
+        "and",
+        "connections",
+        "size",
+        "policies",
+        "Services",
+        "Mpps",
+        "cycles",
+        "ns",
+        "generator",
+        "batch",
+        "busy %",
+        "steal %",
+        "away %",
+        "runs",
+    ];
+    let mut grid = Grid::new(&head, 3);
+    let mut new = Grid::new(&["connections", "policies", "Services", "new/s", "ended/s"], 0);
+    let mut any_new = false;
+    for row in &rows {
+        let run = row[0];
+        let middle = |of| summary(row, of).map_or_else(|| "-".to_owned(), |it| figure(it.median));
+        let bound = row.iter().any(|run| run.generator_bound);
+        grid.row(vec![
+            run.tunnel.clone(),
+            run.order.clone(),
+            remarks(run),
+            run.connections.to_string(),
+            run.size.to_string(),
+            run.policies_per_side.to_string(),
+            run.services.to_string(),
+            spread(summary(row, |run| run.mpps)),
+            spread(summary(row, |run| run.cycles_per_packet)) + if bound { " (g)" } else { "" },
+            middle(Forward::ns_per_packet),
+            middle(|run| run.generator_cycles_per_packet),
+            middle(|run| run.packets_per_batch),
+            middle(|run| run.busy_pct),
+            middle(|run| run.steal_pct),
+            middle(|run| run.away_pct),
+            row.len().to_string(),
+        ]);
+        if run.new_connections_per_s.is_some() {
+            any_new = true;
+            let rate = summary(row, |run| run.new_connections_per_s.unwrap_or_default());
+            new.row(vec![
+                run.connections.to_string(),
+                run.policies_per_side.to_string(),
+                run.services.to_string(),
+                spread(rate),
+                middle(|run| run.ended_per_s),
+            ]);
+        }
+    }
+    let caption = format!(
+        "What a packet costs the worker between memory ports: cycles of its time stamp counter \
+         ({tsc_ghz:.3} GHz), of rounds that moved packets. `generator`: cycles of generator and \
+         sink, which are in no other figure. (g): the worker was less than 95 % busy and waited \
+         for the generator, so that its cycles are an upper bound. `away`: the share of \
+         time that the worker had no core, which is in its cycles as well."
+    );
+    let mut text = grid.text(&caption);
+    if any_new {
+        text.push('\n');
+        text.push_str(&new.text("Connections begun a second, the table full all the time."));
+    }
+    Some(text)
+}
+
+/// What a sweep varies.
+struct Sweep {
+    title: &'static str,
+    across: &'static str,
+    of: fn(&Profile) -> f64,
+    /// The profile with that taken out, so that rows of one line are equal.
+    without: fn(&mut Profile),
+}
+
+fn sweep(records: &[Record], sweep: &Sweep) -> Option<String> {
+    let rows = rows(records);
+    let mut lines: Vec<(Profile, Line)> = Vec::new();
+    for row in &rows {
+        let run = row[0];
+        let mut rest = run.profile.clone();
+        (sweep.without)(&mut rest);
+        let point = ((sweep.of)(&run.profile), summary(row, |it| it.cycles_per_packet)?.median);
+        match lines.iter_mut().find(|(profile, _)| *profile == rest) {
+            Some((_, line)) => line.points.push(point),
+            None => {
+                let label = label(run, sweep.title);
+                lines.push((rest, Line { label, points: vec![point] }));
+            }
+        }
+    }
+    let mut lines: Vec<Line> = lines.into_iter().map(|(_, line)| line).collect();
+    lines.retain(|line| line.points.len() >= POINTS_MIN);
+    for line in &mut lines {
+        line.points.sort_by(|one, other| one.0.total_cmp(&other.0));
+    }
+    if lines.is_empty() {
+        return None;
+    }
+    let title = format!("Cycles a packet over {}", sweep.title);
+    Some(plot::logarithmic_lines(&title, sweep.across, "cycles", &lines))
+}
+
+/// What a line of a plot has in common.
+fn label(run: &Forward, varied: &str) -> String {
+    let parts = [
+        ("connections", format!("{} connections", run.connections)),
+        ("sizes", format!("{} B", run.size)),
+        ("policies", format!("{} policies", run.policies_per_side)),
+        ("Services", format!("{} Services", run.services)),
+        ("", format!("tunnel {}", run.tunnel)),
+        ("", run.order.clone()),
+        ("", remarks(run)),
+    ];
+    let kept = parts.into_iter().filter(|(name, text)| *name != varied && !text.is_empty());
+    kept.map(|(_, text)| text).collect::<Vec<_>>().join(", ")
+}
+
+/// Over the number of connections.
+pub fn over_connections(records: &[Record]) -> Option<String> {
+    sweep(
+        records,
+        &Sweep {
+            title: "connections",
+            across: "connections",
+            of: |profile| f64::from(profile.connections),
+            without: |profile| profile.connections = 0,
+        },
+    )
+}
+
+/// Over the number of policies.
+pub fn over_policies(records: &[Record]) -> Option<String> {
+    sweep(
+        records,
+        &Sweep {
+            title: "policies",
+            across: "policies a side",
+            of: |profile| profile.policies_per_side as f64,
+            without: |profile| profile.policies_per_side = 0,
+        },
+    )
+}
+
+/// Over the number of Services.
+pub fn over_services(records: &[Record]) -> Option<String> {
+    sweep(
+        records,
+        &Sweep {
+            title: "Services",
+            across: "Services",
+            of: |profile| profile.services as f64,
+            without: |profile| profile.services = 0,
+        },
+    )
+}
+
+/// Over the size of frames.
+pub fn over_sizes(records: &[Record]) -> Option<String> {
+    sweep(
+        records,
+        &Sweep {
+            title: "sizes",
+            across: "bytes",
+            of: |profile| profile.size as f64,
+            without: |profile| profile.size = 0,
+        },
+    )
+}
