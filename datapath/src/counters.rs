@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use seine_pipeline::composed::{ComposedMemory, STAGES_COUNT};
 use seine_pipeline::verdict::DropReason;
 
 use crate::port::QueueFault;
@@ -93,6 +94,40 @@ pub struct WorkerCounters {
     pub started_at_cycles: Counter,
     /// Frames in its own cache.
     pub frames_cached: Counter,
+    /// Packets decided about by what was composed, without the stages.
+    pub composed_hits: Counter,
+    /// Hits that took the stages, too.
+    pub samples: Counter,
+    /// Those of them about which the stages decided otherwise.
+    pub mismatches: Counter,
+    /// Walks through the stages that were timed.
+    pub timed_walks: Counter,
+    /// What they took: packets and cycles of each stage.
+    pub stages: [(Counter, Counter); STAGES_COUNT],
+}
+
+impl WorkerCounters {
+    /// Shows what the pipeline has counted; says so when it disagreed with itself.
+    pub(crate) fn show(&self, composed: &mut ComposedMemory) {
+        self.composed_hits.set(composed.hits);
+        self.samples.set(composed.sampler.samples);
+        if composed.stages.walks != self.timed_walks.read() {
+            self.timed_walks.set(composed.stages.walks);
+            for ((packets, cycles), cost) in self.stages.iter().zip(&composed.stages.costs) {
+                packets.set(cost.packets);
+                cycles.set(cost.cycles);
+            }
+        }
+        if composed.sampler.mismatches != self.mismatches.read() {
+            self.mismatches.set(composed.sampler.mismatches);
+            if let Some(evidence) = composed.sampler.take_evidence() {
+                tracing::error!(
+                    evidence,
+                    "a composed decision is not what the stages decide: please report this line"
+                );
+            }
+        }
+    }
 }
 
 /// The counters of one port over all workers, at one reading.

@@ -59,6 +59,11 @@ impl Machine for Processor {
         #[cfg(not(target_arch = "x86_64"))]
         let _ = place;
     }
+
+    #[inline]
+    fn cycles(&self) -> u64 {
+        cycles()
+    }
 }
 
 /// Milliseconds since the machine started, time asleep included.

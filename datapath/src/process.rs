@@ -126,6 +126,7 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
         poll: configuration.poll(),
         crash_folder: configuration.crash_folder(),
         learned: learned.clone(),
+        sample_every: configuration.connections.sample_every,
     };
     let (publication, workers) = workers::start(&plan, region, &adjacencies, State::new(seed))?;
     let writer = Writer::new(publication, adjacencies.clone());

@@ -11,13 +11,16 @@ use std::time::Instant;
 use nix::time::{ClockId, clock_gettime};
 use seine_datapath_api::v1::datapath_server::Datapath as Service;
 use seine_datapath_api::{VERSION, v1};
+use seine_pipeline::STAGES;
 use seine_pipeline::address::PortKind;
+use seine_pipeline::stage::Stage;
 use seine_pipeline::verdict::DropReason;
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::answers;
+use crate::counters::{Counter, WorkerCounters};
 use crate::datapath::{Datapath, PortError};
 use crate::machine::{boot_time_ms, cycles};
 use crate::ports::POD_PORTS_MAX;
@@ -200,6 +203,11 @@ impl Service for DatapathService {
             total_cycles: now.saturating_sub(worker.counters.started_at_cycles.read()),
             revision: datapath.writer.revision_of(worker.index),
             frames_cached: worker.counters.frames_cached.read() as u32,
+            composed_hits: worker.counters.composed_hits.read(),
+            samples: worker.counters.samples.read(),
+            mismatches: worker.counters.mismatches.read(),
+            timed_walks: worker.counters.timed_walks.read(),
+            stages: stage_costs(&worker.counters),
         });
         Ok(Response::new(v1::ListWorkersReply { workers: workers.collect() }))
     }
@@ -321,4 +329,15 @@ pub fn with_sources(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     message
+}
+
+/// What the stages took of timed walks.
+fn stage_costs(counters: &WorkerCounters) -> Vec<v1::StageCost> {
+    let costs = STAGES.iter().zip(&counters.stages);
+    let cost = |(stage, (packets, cycles)): (&Stage, &(Counter, Counter))| v1::StageCost {
+        stage: stage.name.to_owned(),
+        packets: packets.read(),
+        cycles: cycles.read(),
+    };
+    costs.map(cost).collect()
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use seine_pipeline::audit::AuditRecord;
+use seine_pipeline::composed::Sampler;
 use seine_pipeline::connection::Ended;
 use seine_pipeline::learned::{Learned, WorkerMemory};
 use seine_pipeline::tally::{RuleCounts, RuleTallies};
@@ -103,6 +104,12 @@ impl Upkeep {
     /// That of a worker that has seen no packet.
     pub fn new(learned: Arc<Learned>) -> Upkeep {
         Upkeep { learned, memory: WorkerMemory::new(), audit: Arc::default() }
+    }
+
+    /// Lets one composed decision in so many be checked against the stages; none when that is 0.
+    pub fn sampling(mut self, every: u32) -> Upkeep {
+        self.memory.composed.sampler = Sampler::new(every);
+        self
     }
 
     /// Does some of what is due.

@@ -211,6 +211,7 @@ impl Worker {
         // Whatever is left waits for the next round or for rest, so that packets never wait long.
         self.parts.upkeep.step(self.now_ms);
         self.parts.counters.packets.add(packets as u64);
+        self.parts.counters.show(&mut self.parts.upkeep.memory.composed);
         self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
         self.parts.counters.busy_cycles.add(cycles().wrapping_sub(began));
         packets
@@ -266,7 +267,7 @@ impl Worker {
         };
         #[cfg(test)]
         tests::trip(frame);
-        let outcome = composed::decide(&self.survey, at, frame, ingress, &mut context);
+        let outcome = composed::decide(&self.survey, at, frame, ingress, &mut context, &Processor);
         if let Outcome::Output(egress) = outcome
             && frame.checksum != Checksum::Complete
             && !takes_partial(&self.slots, egress)

@@ -39,6 +39,8 @@ pub struct WorkersPlan {
     pub crash_folder: PathBuf,
     /// What they learn from packets, together.
     pub learned: Arc<Learned>,
+    /// One composed decision in so many is checked against the stages.
+    pub sample_every: u32,
 }
 
 /// Why workers could not be started or asked.
@@ -132,7 +134,7 @@ pub fn start(
     let mut handles = Vec::new();
     for (index, (reader, wake)) in readers.into_iter().zip(wakes).enumerate() {
         let (commands, receiver) = bounded(COMMANDS_MAX);
-        let upkeep = Upkeep::new(plan.learned.clone());
+        let upkeep = Upkeep::new(plan.learned.clone()).sampling(plan.sample_every);
         let mut handle = WorkerHandle {
             index,
             core: plan.cores[index],
@@ -217,7 +219,8 @@ mod tests {
     fn start_one(crash_folder: PathBuf, region: &'static Region) -> WorkerHandle {
         let poll = Poll::Adaptive { spin: Duration::from_micros(20) };
         let learned = Arc::new(Learned::new(7));
-        let plan = WorkersPlan { cores: vec![None], poll, crash_folder, learned };
+        let cores = vec![None];
+        let plan = WorkersPlan { cores, poll, crash_folder, learned, sample_every: 1 };
         let state = State::new(7).apply(&objects()).unwrap();
         let (_, mut handles) = start(&plan, region, &Arc::default(), state).unwrap();
         handles.remove(0)

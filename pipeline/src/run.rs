@@ -56,22 +56,35 @@ pub fn run(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Outcome {
 pub(crate) fn walk(
     packet: &mut Packet<'_>,
     context: &mut Context<'_>,
-    mut target: Option<TableId>,
+    target: Option<TableId>,
 ) -> Outcome {
-    for table in STAGES.iter().flat_map(|stage| stage.tables) {
-        if target.is_some_and(|target| target != table.id()) {
-            continue;
-        }
-        let verdict = table.apply(packet, context);
-        if let Some(trace) = &mut context.trace {
-            trace.close(table.id(), verdict);
-        }
-        match verdict {
-            Verdict::Next => target = None,
-            Verdict::Goto(table) => target = Some(table),
-            Verdict::Output(port) => return Outcome::Output(port),
-            Verdict::Answer => return Outcome::Output(packet.ingress),
-            Verdict::Drop(reason) => return Outcome::Drop(reason),
+    walk_observed(packet, context, target, |_| {})
+}
+
+/// As [`walk`], and tells after each table of which stage it was.
+pub(crate) fn walk_observed(
+    packet: &mut Packet<'_>,
+    context: &mut Context<'_>,
+    mut target: Option<TableId>,
+    mut on_stage: impl FnMut(usize),
+) -> Outcome {
+    for (number, stage) in STAGES.iter().enumerate() {
+        for table in stage.tables {
+            if target.is_some_and(|target| target != table.id()) {
+                continue;
+            }
+            let verdict = table.apply(packet, context);
+            on_stage(number);
+            if let Some(trace) = &mut context.trace {
+                trace.close(table.id(), verdict);
+            }
+            match verdict {
+                Verdict::Next => target = None,
+                Verdict::Goto(table) => target = Some(table),
+                Verdict::Output(port) => return Outcome::Output(port),
+                Verdict::Answer => return Outcome::Output(packet.ingress),
+                Verdict::Drop(reason) => return Outcome::Drop(reason),
+            }
         }
     }
     Outcome::Drop(DropReason::NoEgressPort)

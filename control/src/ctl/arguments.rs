@@ -89,6 +89,9 @@ pub enum Noun {
     /// Workers: their cores, their load
     #[command(subcommand)]
     Worker(WorkerVerb),
+    /// Stages of the pipeline: what they cost
+    #[command(subcommand)]
+    Stage(StageVerb),
     /// Tables of the pipeline
     #[command(subcommand)]
     Table(TableVerb),
@@ -136,6 +139,13 @@ pub struct DropArguments {
 pub enum WorkerVerb {
     /// All workers
     List(Watch),
+}
+
+/// What to do with stages.
+#[derive(Subcommand, Debug)]
+pub enum StageVerb {
+    /// TSC cycles of each stage, for packets that take the stages (`worker list` says how many do)
+    List,
 }
 
 /// What to do with tables.

@@ -7,6 +7,7 @@ pub mod arguments;
 mod columns;
 pub mod decided;
 mod failure;
+pub mod load;
 mod packet;
 mod quantity;
 mod render;
@@ -27,12 +28,12 @@ pub use render::Render;
 
 use arguments::{
     Arguments, ConnectionFilter, ConnectionVerb, DropVerb, Format, Noun, PolicyVerb, PortVerb,
-    RuleVerb, TableVerb, TraceArguments, WorkerVerb,
+    RuleVerb, StageVerb, TableVerb, TraceArguments, WorkerVerb,
 };
 use decided::{ConnectionCount, ConnectionList, PolicyList, RuleList};
+use load::{StageList, WorkerList, WorkerReport};
 use report::{
     DropList, PortList, PortReport, StatusReport, TableList, TableReport, TableRows, TraceReport,
-    WorkerList, WorkerReport,
 };
 use watch::Rates;
 
@@ -69,6 +70,7 @@ pub async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Fail
                 })
                 .await
         }
+        Noun::Stage(StageVerb::List) => printer.once(&asker.stages().await?),
         Noun::Worker(WorkerVerb::List(watch)) => {
             printer
                 .repeat(watch.watch, &mut asker, async |asker| {
@@ -165,6 +167,12 @@ impl Asker {
             reply.workers.into_iter().map(WorkerReport::from).collect();
         workers.sort_by_key(|worker| worker.index);
         Ok(workers)
+    }
+
+    async fn stages(&mut self) -> Result<StageList, Failure> {
+        let request = v1::ListWorkersRequest {};
+        let reply = answer("stage list", self.client.list_workers(request)).await?;
+        Ok(StageList::new(&reply.workers))
     }
 
     async fn drops(&mut self, port: Option<&str>) -> Result<DropList, Failure> {

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::columns::Columns;
-use super::quantity::{bits_per_second, bytes, duration, per_second, percent};
+use super::load::WorkerReport;
+use super::quantity::{bits_per_second, bytes, duration, per_second};
 use super::report::{
-    DropList, PortList, PortReport, StatusReport, TableList, TableRows, TraceReport, WorkerList,
-    WorkerReport,
+    DropList, PortList, PortReport, StatusReport, TableList, TableRows, TraceReport,
 };
 
 /// Something that can be shown.
@@ -189,63 +189,6 @@ impl Render for DropList {
                 cells.insert(1, drop.rate.map(per_second).unwrap_or_default());
             }
             columns.row(cells);
-        }
-        columns.to_string()
-    }
-}
-
-impl Render for WorkerList {
-    fn text(&self) -> String {
-        if self.workers.is_empty() {
-            return "No worker runs.\n".into();
-        }
-        let numbers = [
-            "WORKER",
-            "CORE",
-            "PACKETS",
-            "BATCHES",
-            "PER BATCH",
-            "EMPTY",
-            "RESTS",
-            "BUSY",
-            "REVISION",
-            "FRAMES",
-        ];
-        let mut columns = Columns::new([
-            "WORKER",
-            "CORE",
-            "POLL",
-            "PACKETS",
-            "BATCHES",
-            "PER BATCH",
-            "EMPTY",
-            "RESTS",
-            "BUSY",
-            "REVISION",
-            "FRAMES",
-        ])
-        .right(&numbers);
-        for worker in &self.workers {
-            let per_batch = worker.packets as f64 / worker.batches as f64;
-            let (packets, busy) = match &worker.rates {
-                Some(rates) => (per_second(rates.packets), format!("{:.1} %", rates.busy * 100.0)),
-                None => {
-                    (worker.packets.to_string(), percent(worker.busy_cycles, worker.total_cycles))
-                }
-            };
-            columns.row([
-                worker.index.to_string(),
-                worker.core.to_string(),
-                worker.poll.clone(),
-                packets,
-                worker.batches.to_string(),
-                if worker.batches > 0 { format!("{per_batch:.1}") } else { String::new() },
-                worker.empty_polls.to_string(),
-                worker.rests.to_string(),
-                busy,
-                worker.revision.to_string(),
-                worker.frames_cached.to_string(),
-            ]);
         }
         columns.to_string()
     }

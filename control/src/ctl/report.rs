@@ -6,6 +6,8 @@
 use seine_datapath_api::v1;
 use serde::Serialize;
 
+use super::load::WorkerReport;
+
 use super::packet;
 
 /// `seinectl status`.
@@ -223,71 +225,6 @@ impl From<v1::Drop> for DropReport {
     fn from(drop: v1::Drop) -> DropReport {
         let v1::Drop { port, reason, meaning, packets } = drop;
         DropReport { reason, port, packets, meaning, rate: None }
-    }
-}
-
-/// `seinectl worker list`: `{"workers": [...]}`.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct WorkerList {
-    /// In the order of their indexes.
-    pub workers: Vec<WorkerReport>,
-}
-
-/// One worker.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct WorkerReport {
-    /// Its number.
-    pub index: u32,
-    /// The core it is pinned to.
-    pub core: u32,
-    /// "adaptive" or "spin".
-    pub poll: String,
-    /// Packets handled.
-    pub packets: u64,
-    /// Batches with at least one packet.
-    pub batches: u64,
-    /// Rounds that found nothing.
-    pub empty_polls: u64,
-    /// Times it slept in the kernel.
-    pub rests: u64,
-    /// TSC cycles spent on batches.
-    pub busy_cycles: u64,
-    /// TSC cycles since start.
-    pub total_cycles: u64,
-    /// The revision it works with.
-    pub revision: u64,
-    /// Frames in its own cache.
-    pub frames_cached: u32,
-    /// With `--watch`, from the second round on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rates: Option<WorkerRates>,
-}
-
-/// Over the last interval.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
-pub struct WorkerRates {
-    /// Packets per second.
-    pub packets: f64,
-    /// Part of all cycles that was spent on batches, 0 to 1.
-    pub busy: f64,
-}
-
-impl From<v1::Worker> for WorkerReport {
-    fn from(worker: v1::Worker) -> WorkerReport {
-        WorkerReport {
-            index: worker.index,
-            core: worker.core,
-            poll: worker.poll,
-            packets: worker.packets,
-            batches: worker.batches,
-            empty_polls: worker.empty_polls,
-            rests: worker.rests,
-            busy_cycles: worker.busy_cycles,
-            total_cycles: worker.total_cycles,
-            revision: worker.revision,
-            frames_cached: worker.frames_cached,
-            rates: None,
-        }
     }
 }
 

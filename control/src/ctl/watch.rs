@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::report::{DropList, PortList, PortRates, WorkerList, WorkerRates};
+use super::report::{DropList, PortList, PortRates};
 
 /// A list whose counters give rates.
 pub trait Rates {
@@ -43,24 +43,7 @@ impl Rates for DropList {
     }
 }
 
-impl Rates for WorkerList {
-    fn rates_since(&mut self, earlier: &Self, interval: Duration) {
-        let rate = per(interval);
-        for worker in &mut self.workers {
-            let before = earlier.workers.iter().find(|before| before.index == worker.index);
-            worker.rates = before.map(|before| {
-                let busy = worker.busy_cycles.saturating_sub(before.busy_cycles);
-                let total = worker.total_cycles.saturating_sub(before.total_cycles);
-                WorkerRates {
-                    packets: rate(worker.packets, before.packets),
-                    busy: if total == 0 { 0.0 } else { busy as f64 / total as f64 },
-                }
-            });
-        }
-    }
-}
-
 /// A datapath that restarted counts from zero again: no negative rates.
-fn per(interval: Duration) -> impl Fn(u64, u64) -> f64 {
+pub(super) fn per(interval: Duration) -> impl Fn(u64, u64) -> f64 {
     move |now, before| now.saturating_sub(before) as f64 / interval.as_secs_f64().max(0.001)
 }

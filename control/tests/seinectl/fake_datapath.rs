@@ -80,6 +80,10 @@ fn serve(
     });
 }
 
+fn stage_cost((stage, packets, cycles): (&str, u64, u64)) -> v1::StageCost {
+    v1::StageCost { stage: stage.into(), packets, cycles }
+}
+
 /// Two Pods, a gateway and an uplink, two workers of which one lags.
 pub fn facts() -> Facts {
     use v1::port::Kind;
@@ -91,10 +95,15 @@ pub fn facts() -> Facts {
         batches: 400,
         empty_polls: 90_000,
         rests: 55,
-        busy_cycles: 125,
-        total_cycles: 1000,
+        busy_cycles: 180_000,
+        total_cycles: 1_440_000,
         revision,
         frames_cached: 64,
+        composed_hits: 900,
+        samples: 3,
+        mismatches: 0,
+        timed_walks: 4,
+        stages: [("Classifier", 4, 400), ("Output", 2, 100)].map(stage_cost).to_vec(),
     };
     let drop = |port: &str, reason: &str, meaning: &str, packets| v1::Drop {
         port: port.into(),

@@ -186,13 +186,33 @@ fn workers_are_listed_with_their_load() {
     assert_eq!(
         printed(&datapath, "worker list"),
         "\
-WORKER  CORE  POLL      PACKETS  BATCHES  PER BATCH  EMPTY  RESTS    BUSY  REVISION  FRAMES
-     0     2  adaptive     1200      400        3.0  90000     55  12.5 %        12      64
-     1     3  adaptive     1200      400        3.0  90000     55  12.5 %        11      64
+WORKER  CORE  POLL      PACKETS    BUSY  CYCLES  PER BATCH  COMPOSED  SAMPLES  MISMATCHES  \
+RESTS  REVISION  FRAMES
+     0     2  adaptive     1200  12.5 %     150        3.0    75.0 %        3           0     \
+55        12      64
+     1     3  adaptive     1200  12.5 %     150        3.0    75.0 %        3           0     \
+55        11      64
 "
     );
-    assert_eq!(printed_json(&datapath, "worker list")["workers"][0]["busy_cycles"], 125);
+    assert_eq!(printed_json(&datapath, "worker list")["workers"][0]["busy_cycles"], 180_000);
     assert_eq!(printed(&FakeDatapath::start(Facts::default()), "worker list"), "No worker runs.\n");
+}
+
+#[test]
+fn stages_are_listed_with_what_they_cost() {
+    let datapath = FakeDatapath::start(facts());
+    assert_eq!(
+        printed(&datapath, "stage list"),
+        "\
+STAGE       TIMED PACKETS  CYCLES  OF A WALK
+Classifier              8     100     80.0 %
+Output                  4      50     20.0 %
+A walk takes 125 cycles; 8 were timed.
+"
+    );
+    assert_eq!(printed_json(&datapath, "stage list")["stages"][0]["cycles"], 800);
+    let idle = printed(&FakeDatapath::start(Facts::default()), "stage list");
+    assert!(idle.starts_with("No packet was timed yet"), "{idle}");
 }
 
 #[test]

@@ -17,7 +17,12 @@ pub struct Connections {
     pub first_packets_per_second: u32,
     /// First packets that may come at once.
     pub first_packets_burst: u32,
+    /// One packet in so many that needs no stage takes the stages, too; 0 for none.
+    pub sample_every: u32,
 }
+
+/// By default. A sample costs about as much as a first packet, so this is a fraction of a percent.
+const SAMPLE_EVERY: u32 = 1024;
 
 impl Default for Connections {
     fn default() -> Self {
@@ -27,6 +32,7 @@ impl Default for Connections {
             per_port_max: limits.per_port,
             first_packets_per_second: limits.first_packets_per_s,
             first_packets_burst: limits.first_packets_burst,
+            sample_every: SAMPLE_EVERY,
         }
     }
 }

@@ -155,6 +155,7 @@ impl Node {
             cores: vec![None; WORKERS],
             poll: Poll::Adaptive { spin: Duration::from_micros(20) },
             crash_folder: folder.path().join("crash"),
+            sample_every: 1,
         };
         let (publication, workers) =
             workers::start(&plan, region, &adjacencies, State::new(7)).expect("workers");

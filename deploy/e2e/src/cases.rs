@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::cluster::Cluster;
+use crate::counters::Sampled;
 use crate::failure::{Failure, Outcome};
 use crate::manifest::{Manifests, NodeManifest, PodManifest};
 
@@ -26,6 +27,9 @@ mod restart;
 mod service;
 mod startup;
 
+/// So many tests together send enough for a sample.
+const SAMPLED_FROM: usize = 5;
+
 /// One test.
 #[derive(Clone, Copy)]
 pub struct Case {
@@ -38,6 +42,8 @@ pub struct Case {
 pub struct Stage {
     run: String,
     cluster: Option<Cluster>,
+    /// Composed decisions that were checked against the stages.
+    samples: u64,
 }
 
 impl Stage {
@@ -102,13 +108,14 @@ pub fn matching(filter: &str) -> Vec<Case> {
 
 /// Runs them, prints each with its time, and a last line of sums; how many failed.
 pub fn run(cases: &[Case], keep_failed: bool) -> usize {
-    let mut failed = 0;
+    let (mut failed, mut samples) = (0, 0);
     for (number, case) in cases.iter().enumerate() {
         let begin = Instant::now();
         let run = format!("t{}-{number}", std::process::id());
-        let mut stage = Stage { run, cluster: None };
+        let mut stage = Stage { run, cluster: None, samples: 0 };
         let result = run_one(case, &mut stage);
         let took = begin.elapsed().as_secs_f64();
+        samples += stage.samples;
         match result {
             Ok(()) => println!("ok    {:<78} {took:>5.1} s", case.name),
             Err(failure) => {
@@ -126,7 +133,13 @@ pub fn run(cases: &[Case], keep_failed: bool) -> usize {
             }
         }
     }
-    println!("cluster tests: {} passed, {failed} failed", cases.len() - failed);
+    println!("{samples} composed decisions were checked against the stages");
+    // A few tests alone may send too little for one.
+    if samples == 0 && cases.len() >= SAMPLED_FROM {
+        println!("FAIL  no composed decision was checked");
+        failed += 1;
+    }
+    println!("cluster tests: {} passed, {failed} failed", cases.len().saturating_sub(failed));
     failed
 }
 
@@ -134,6 +147,14 @@ fn run_one(case: &Case, stage: &mut Stage) -> Outcome {
     let result = catch_unwind(AssertUnwindSafe(|| (case.run)(stage)));
     let result = result.unwrap_or_else(|_| Err(Failure::Unmet("the test panicked".to_owned())));
     result?;
+    if let Some(cluster) = &stage.cluster {
+        let Sampled { samples, mismatches } = Sampled::read(&cluster.nodes);
+        stage.samples += samples;
+        if mismatches > 0 {
+            let what = format!("{mismatches} of {samples} composed decisions are not the stages'");
+            return Err(Failure::Unmet(what));
+        }
+    }
     // Closing is part of every test: DEL succeeds, the daemons end when asked, nothing is left.
     let Some(cluster) = stage.cluster.take() else { return Ok(()) };
     let directory = cluster.journal.directory();

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::Path;
 
 use seine_datapath_api::v1::{
-    self, ListDropsRequest, ListPortsRequest, datapath_client::DatapathClient,
+    self, ListDropsRequest, ListPortsRequest, ListWorkersRequest, datapath_client::DatapathClient,
 };
 use tonic::transport::Channel;
 
@@ -19,6 +19,32 @@ pub struct Counters {
     pub ports: BTreeMap<(String, String), PortPackets>,
     /// By node, port and reason.
     pub drops: BTreeMap<(String, String, String), u64>,
+}
+
+/// Composed decisions that were checked against the stages, of all workers of some nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Packets that were decided about both ways.
+    pub samples: u64,
+    /// Those about which the two disagreed.
+    pub mismatches: u64,
+}
+
+impl Sampled {
+    /// Those of the nodes whose datapath answers.
+    pub fn read<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Sampled {
+        let mut sampled = Sampled::default();
+        for node in nodes {
+            let workers = call(&node.file("datapath.sock"), "workers", async |client| {
+                Ok(client.list_workers(ListWorkersRequest {}).await?.into_inner().workers)
+            });
+            for worker in workers.unwrap_or_default() {
+                sampled.samples += worker.samples;
+                sampled.mismatches += worker.mismatches;
+            }
+        }
+        sampled
+    }
 }
 
 /// Packets of one port.

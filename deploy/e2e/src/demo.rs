@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::attached::{check_attachment, check_uplink};
 use crate::cluster::Cluster;
-use crate::counters::Counters;
+use crate::counters::{Counters, Sampled};
 use crate::daemon::Daemon;
 use crate::failure::{Failure, Outcome, expect};
 use crate::measure::{self, Measured};
@@ -63,8 +63,10 @@ impl Demo<'_> {
         for row in &missing {
             self.format.progress(&format!("missing row: {row}"));
         }
-        let failed = failed + missing.len();
-        self.print_end(&cluster, begin, lines.len(), failed)?;
+        let sampled = Sampled::read(&cluster.nodes);
+        let unchecked = sampled.samples == 0 || sampled.mismatches > 0;
+        let failed = failed + missing.len() + usize::from(unchecked);
+        self.print_end(&cluster, begin, (lines.len(), failed), sampled)?;
         if self.keep {
             print_how_to_use(&cluster, &cast)?;
             std::mem::forget(servers);
@@ -110,13 +112,20 @@ impl Demo<'_> {
         Ok(lines)
     }
 
-    fn print_end(&self, cluster: &Cluster, begin: Instant, rows: usize, failed: usize) -> Outcome {
+    fn print_end(
+        &self,
+        cluster: &Cluster,
+        begin: Instant,
+        (rows, failed): (usize, usize),
+        sampled: Sampled,
+    ) -> Outcome {
         let counters = named(cluster, &cluster.counters()?);
         let (moved, drops) = (report::moved(&counters), report::drops(&counters));
         let took = begin.elapsed().as_secs();
         if self.format == Format::Json {
             let end = json!({
                 "kind": "end", "rows": rows, "failed": failed, "seconds": took,
+                "samples": sampled.samples, "mismatches": sampled.mismatches,
                 "counters": moved, "drops": drops,
             });
             println!("{end}");
@@ -125,7 +134,9 @@ impl Demo<'_> {
             for text in moved.iter().chain(&drops) {
                 println!("     {text}");
             }
-            println!("\n{rows} rows, {failed} failed, {took} s");
+            let Sampled { samples, mismatches } = sampled;
+            println!("\n{samples} packets under way also took the stages, {mismatches} differed");
+            println!("{rows} rows, {failed} failed, {took} s");
         }
         Ok(())
     }

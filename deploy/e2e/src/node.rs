@@ -44,6 +44,9 @@ pub fn binary(name: &str) -> Outcome<PathBuf> {
     })
 }
 
+/// One composed decision in so many is checked against the stages: often enough for a short test.
+const SAMPLE_EVERY: u32 = 8;
+
 impl Node {
     /// Makes the namespace, its leg on the underlay, and its files. Starts nothing.
     pub fn create(
@@ -110,7 +113,9 @@ impl Node {
              [uplink]\n\
              interface = \"{UPLINK}\"\n\
              [workers]\n\
-             cores = {:?}\n",
+             cores = {:?}\n\
+             [connections]\n\
+             sample_every = {SAMPLE_EVERY}\n",
             self.name(),
             self.directory.display(),
             self.ports_namespace.name(),

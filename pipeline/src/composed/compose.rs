@@ -1,7 +1,7 @@
 //! How what the stages have decided about a packet becomes a shortcut for those that follow it.
 
+use super::hit::{epoch, macs_of};
 use super::shortcut::{Addressed, Rewrite, Shortcut};
-use super::{epoch, macs_of};
 use crate::address::{Mac, PortKind};
 use crate::connection::{ConnectionId, Direction};
 use crate::packet::{Packet, PacketSource, Tracking};

@@ -13,44 +13,52 @@
 //! `run` with and without gives the same packets, counters and connections: held by tests over
 //! generated States, and on a node by taking one packet in so many both ways: [`sample`].
 
+mod clock;
 mod compose;
 mod glance;
+mod hit;
 mod rewrite;
 mod sample;
 mod shortcut;
 
 use arrayvec::ArrayVec;
 
+pub use clock::{STAGES_COUNT, StageClock, StageCost};
 pub use sample::Sampler;
 
-use crate::address::{Mac, PortId, PortKind};
-use crate::adjacency::AdjacencyId;
-use crate::connection::{Candidate, ConnectionTable, Direction, FlowKey, Ingress, KeyWords, Step};
+use crate::address::{PortId, PortKind};
+use crate::connection::{Candidate, ConnectionTable, Ingress};
 use crate::limits::BATCH_MAX;
-use crate::packet::{Checksum, Packet, Tunnel};
-use crate::run::{Context, run, walk};
+use crate::packet::{Checksum, Packet};
+use crate::run::Context;
 use crate::stage::classifier::{Classifier, PipelineRootClassifier};
 use crate::stage::{Table, TableId};
-use crate::state::{State, mac_word};
+use crate::state::State;
 use crate::tunnel;
 use crate::verdict::{DropReason, Outcome, Verdict};
-use crate::wire::{dns, ethernet, geneve, ipv4, udp};
+use crate::wire::{ethernet, geneve, ipv4, udp};
+use clock::walk_timed;
 use compose::compose;
 use glance::Glance;
-use rewrite::Change;
-use shortcut::{Addressed, Rewrite, Shortcut};
+use hit::{macs_of, take};
 
 /// What the pipeline asks of the processor.
 pub trait Machine {
     /// Asks for the cache line at `place`, which will soon be read.
     fn prefetch<T>(&self, place: &T);
+    /// A count of cycles that never goes back.
+    fn cycles(&self) -> u64;
 }
 
-/// A processor that fetches what is asked for when it is read.
+/// A processor that fetches what is asked for when it is read, and has no clock.
 pub struct Plain;
 
 impl Machine for Plain {
     fn prefetch<T>(&self, _: &T) {}
+
+    fn cycles(&self) -> u64 {
+        0
+    }
 }
 
 /// A packet in the memory of whoever moves it.
@@ -142,12 +150,19 @@ pub struct ComposedMemory {
     pub walks: u64,
     /// Takes one hit in so many through the stages, too.
     pub sampler: Sampler,
+    /// What the stages cost.
+    pub stages: StageClock,
 }
 
 impl ComposedMemory {
     /// Nothing counted yet, and nothing sampled.
     pub fn new() -> ComposedMemory {
-        ComposedMemory { hits: 0, walks: 0, sampler: Sampler::new(0) }
+        ComposedMemory {
+            hits: 0,
+            walks: 0,
+            sampler: Sampler::new(0),
+            stages: StageClock::default(),
+        }
     }
 }
 
@@ -165,16 +180,17 @@ pub fn decide(
     frame: &mut impl PacketBuffer,
     ingress: PortId,
     context: &mut Context<'_>,
+    machine: &impl Machine,
 ) -> Outcome {
     let sampled = context.worker.composed.sampler.begin(frame.bytes(), frame.checksum());
     let seen = survey.seen.get(at).and_then(Option::as_ref);
     let uplink = context.state.uplink().is_some_and(|uplink| uplink.id == ingress);
     let (outcome, hit) = if uplink {
-        tunnelled(seen, frame, ingress, context)
+        tunnelled(seen, frame, ingress, context, machine)
     } else if let Some(outcome) = seen.and_then(|seen| hit(seen, frame, ingress, context)) {
         (outcome, true)
     } else {
-        (by_stages(frame, ingress, context), false)
+        (by_stages(frame, ingress, context, machine), false)
     };
     if !hit {
         context.worker.composed.walks += 1;
@@ -188,12 +204,17 @@ pub fn decide(
 }
 
 /// A packet that takes the stages.
-fn by_stages(frame: &mut impl PacketBuffer, ingress: PortId, context: &mut Context<'_>) -> Outcome {
+fn by_stages(
+    frame: &mut impl PacketBuffer,
+    ingress: PortId,
+    context: &mut Context<'_>,
+    machine: &impl Machine,
+) -> Outcome {
     let addressed = macs_of(frame.bytes());
     let Some(mut packet) = frame.packet(ingress) else {
         return Outcome::Drop(DropReason::Malformed);
     };
-    let outcome = run(&mut packet, context);
+    let outcome = walk_timed(&mut packet, context, None, machine);
     compose(&packet, addressed, outcome, context);
     let (range, checksum) = (packet.range(), packet.checksum);
     frame.settle(range, checksum);
@@ -232,6 +253,7 @@ fn tunnelled(
     frame: &mut impl PacketBuffer,
     ingress: PortId,
     context: &mut Context<'_>,
+    machine: &impl Machine,
 ) -> (Outcome, bool) {
     let Some(mut packet) = frame.packet(ingress) else {
         return (Outcome::Drop(DropReason::Malformed), false);
@@ -242,7 +264,7 @@ fn tunnelled(
             Some(outcome) => (outcome, true),
             None => {
                 let addressed = macs_of(packet.bytes());
-                let outcome = walk(&mut packet, context, Some(target));
+                let outcome = walk_timed(&mut packet, context, Some(target), machine);
                 compose(&packet, addressed, outcome, context);
                 (outcome, false)
             }
@@ -285,112 +307,4 @@ fn taken_out(
     let taken = take(packet.bytes_mut(), known, &glance, candidate?, None, context)?;
     packet.checksum = taken.checksum;
     Some(Outcome::Output(taken.egress))
-}
-
-/// What became of a packet's bytes, and where it goes.
-struct Taken {
-    egress: PortId,
-    checksum: Checksum,
-    /// The tunnel, and the MAC addresses on the underlay.
-    tunnel: Option<(Tunnel, Mac, Mac)>,
-}
-
-/// Rewrites a packet by what was composed; `None`, and nothing rewritten, when it has to take the
-/// stages. `from` is the MAC address that it has to come from.
-#[inline]
-fn take(
-    bytes: &mut [u8],
-    known: Checksum,
-    glance: &Glance,
-    candidate: Candidate,
-    from: Option<u64>,
-    context: &Context<'_>,
-) -> Option<Taken> {
-    let (state, hops) = (context.state, context.state.hops());
-    let checksum = glance.checksum(known)?;
-    let hit = context.learned.connections.hit(candidate, &glance.words)?;
-    let at = hit.progress;
-    if at.is_unanswered() || at.step(glance.signal, hit.direction) != Step::To(at) {
-        return None;
-    }
-    let shortcut = Shortcut::from_word(hit.shortcut())?;
-    let to = hops.get(shortcut.egress)?;
-    let other = if shortcut.translate { Some(hit.other_key()?) } else { None };
-    if !hit.is_of(epoch(state, &glance.words, other.as_ref())) {
-        return None;
-    }
-    let (destination, source) = macs_of(bytes)?;
-    let addressed = match shortcut.addressed {
-        Addressed::Station => destination == to.mac,
-        Addressed::Gateway => destination == hops.gateway_mac,
-        Addressed::Virtual => destination == mac_word(Mac::VIRTUAL),
-        Addressed::Any => true,
-    };
-    let mtu = if shortcut.adjacency.is_some() { hops.tunnel_mtu } else { to.mtu };
-    let fits = glance.len <= mtu && (!shortcut.lower || glance.ttl > 1);
-    if !addressed || from.is_some_and(|from| source != from) || !fits {
-        return None;
-    }
-    // What a server of names answers is learnt from.
-    let [.., fifth, _] = other.unwrap_or(glance.words);
-    let answered_by = if other.is_some() { (fifth >> 32) as u16 } else { (fifth >> 48) as u16 };
-    if answered_by == dns::PORT && hit.direction == Direction::Reply {
-        return None;
-    }
-    let tunnel = match shortcut.adjacency {
-        Some(adjacency) => Some(underlay(adjacency, &glance.words, other.as_ref(), context)?),
-        None => None,
-    };
-    let change = Change { glance, to: other.as_ref(), checksum, lower: shortcut.lower };
-    change.make(bytes.get_mut(ethernet::LEN..)?)?;
-    let gateway = hops.gateway_mac;
-    match shortcut.rewrite {
-        Rewrite::None => {}
-        Rewrite::ToStation => rewrite::macs(bytes, gateway, to.mac),
-        Rewrite::ToGateway => rewrite::macs(bytes, mac_word(Mac::VIRTUAL), gateway),
-        Rewrite::ToPeer => rewrite::macs(bytes, gateway, mac_word(Mac::VIRTUAL)),
-    }
-    hit.note(glance.len.into(), context.now_ms);
-    Some(Taken { egress: shortcut.egress, checksum, tunnel })
-}
-
-/// Of what forwards packets of this key, and of the rules about them where these count.
-#[inline]
-fn epoch(state: &State, key: &KeyWords, other: Option<&KeyWords>) -> u32 {
-    let &[_, source, _, own, ..] = key;
-    // Translated, it goes to where the other direction's packets come from.
-    let destination = other.map_or(own, |&[_, source, ..]| source);
-    state.epochs().forwarding(source, destination)
-}
-
-/// Both ends of the tunnel behind a next hop, and the MAC addresses on the underlay; `None` when
-/// the next hop is not resolved.
-fn underlay(
-    adjacency: AdjacencyId,
-    key: &KeyWords,
-    other: Option<&KeyWords>,
-    context: &Context<'_>,
-) -> Option<(Tunnel, Mac, Mac)> {
-    let state = context.state;
-    let destination = FlowKey::from_words(other.unwrap_or(key))?.tuple;
-    let destination = if other.is_some() { destination.source } else { destination.destination };
-    let (node, peer) = (state.node()?, state.peer_by_route(destination)?);
-    if peer.adjacency != adjacency {
-        return None;
-    }
-    let tunnel = Tunnel {
-        local: node.tunnel_address,
-        remote: peer.tunnel_address,
-        adjacency,
-        kind: node.tunnel_type,
-    };
-    Some((tunnel, state.uplink()?.mac, context.adjacencies.mac(adjacency)?))
-}
-
-/// Destination and source MAC address of a frame.
-#[inline]
-fn macs_of(bytes: &[u8]) -> Option<(u64, u64)> {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *bytes.first_chunk::<{ ethernet::LEN }>()?;
-    let word = u64::from_be_bytes;
-    Some((word([0, 0, a, b, c, d, e, f]), word([0, 0, g, h, i, j, k, l])))
 }

@@ -122,7 +122,7 @@ impl Node {
             dry: false,
             trace: None,
         };
-        let composed = composed::decide(&survey, 0, &mut buffer, ingress, &mut context);
+        let composed = composed::decide(&survey, 0, &mut buffer, ingress, &mut context, &Plain);
         assert_eq!(composed, outcome, "composed, and by the stages: {came:02x?}");
         if let Outcome::Output(_) = outcome {
             assert_eq!(buffer.bytes(), left, "composed, and by the stages: {came:02x?}");
