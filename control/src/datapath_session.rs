@@ -366,6 +366,7 @@ async fn open_port(mut connection: Connection, name: &str) -> Result<v1::Port, S
         session: connection.session,
         name: name.into(),
         interface: name.into(),
+        vhost_user: None,
     };
     timed(&format!("open the port {name}"), connection.client.open_port(request)).await
 }

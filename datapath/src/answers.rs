@@ -13,10 +13,14 @@ use seine_pipeline::verdict::{Outcome, Verdict};
 use tonic::Status;
 
 use crate::datapath::Datapath;
-use crate::devices::DeviceError;
+use crate::devices::{DeviceError, PodDevice};
 use crate::machine::boot_time_ms;
 use crate::port::OpenError;
+use crate::port::vhost_user::Mode;
 use crate::ports::OpenPort;
+
+/// The MTU of a vhost-user port whose opener names none.
+const VHOST_USER_MTU: usize = 1500;
 
 /// The largest payload that a trace builds.
 const PAYLOAD_BYTES_MAX: u32 = 9000;
@@ -59,6 +63,26 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
         endpoint_addresses,
         fault: port.fault().unwrap_or_default(),
     }
+}
+
+/// What a port is to be opened on.
+pub fn pod_device(
+    interface: String,
+    vhost_user: Option<v1::VhostUser>,
+) -> Result<PodDevice, Status> {
+    let Some(wanted) = vhost_user else { return Ok(PodDevice::Link(interface)) };
+    if !interface.is_empty() {
+        return Err(Status::invalid_argument("a port has an interface or vhost_user, not both"));
+    }
+    let mode = match wanted.mode() {
+        v1::vhost_user::Mode::Server => Mode::Server,
+        v1::vhost_user::Mode::Client => Mode::Client,
+        v1::vhost_user::Mode::Unspecified => {
+            return Err(Status::invalid_argument("vhost_user.mode: MODE_SERVER or MODE_CLIENT"));
+        }
+    };
+    let mtu = if wanted.mtu == 0 { VHOST_USER_MTU } else { wanted.mtu as usize };
+    Ok(PodDevice::VhostUser { socket: wanted.socket, mode, mtu })
 }
 
 /// How a device's error is answered.

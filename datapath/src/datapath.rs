@@ -19,7 +19,7 @@ use seine_pipeline::tally::RuleTallies;
 use tokio::sync::watch;
 
 use crate::counters::PortCounters;
-use crate::devices::{Claims, DeviceError, Devices, OpenDevice};
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use crate::frame::{FrameCache, Region};
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
 use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
@@ -45,6 +45,9 @@ pub enum PortError {
         "port name `{0}` is not 1 to {INTERFACE_NAME_BYTES_MAX} bytes of letters, digits, - _ ."
     )]
     Name(String),
+    /// The socket cannot be one.
+    #[error("socket `{0}` is not an absolute path of at most {SOCKET_BYTES_MAX} bytes")]
+    Socket(String),
     /// The name or the device belongs to another open port.
     #[error("port `{name}` is open with device `{interface}`; close it first")]
     Taken {
@@ -70,6 +73,9 @@ pub enum PortError {
         workers: usize,
     },
 }
+
+/// Bytes of the path of a socket: the kernel's 107, less what a fresh one is called by.
+pub const SOCKET_BYTES_MAX: usize = 100;
 
 /// Next hops to be resolved: the underlay address of each peer, by adjacency index.
 pub type Wanted = BTreeMap<usize, IpAddr>;
@@ -160,11 +166,15 @@ impl Datapath {
         &mut self,
         session: u64,
         name: &str,
-        interface: &str,
+        device: &PodDevice,
     ) -> Result<(), PortError> {
         self.writer.check_session(session)?;
         check_name(name)?;
-        check_name(interface)?;
+        let interface = device.name();
+        match device {
+            PodDevice::Link(interface) => check_name(interface)?,
+            PodDevice::VhostUser { socket, .. } => check_socket(socket)?,
+        }
         let taken = |port: &OpenPort| PortError::Taken {
             name: port.name.clone(),
             interface: port.interface.clone(),
@@ -183,7 +193,7 @@ impl Datapath {
         if let Some(port) = self.ports.by_interface(PortKind::Pod, interface) {
             return Err(taken(port));
         }
-        let device = self.devices.open_pod(interface)?;
+        let device = self.devices.open_pod(device)?;
         let opened = self.open(PortKind::Pod, name, device).await;
         if opened.is_err() {
             self.devices.close_pod(interface);
@@ -320,6 +330,16 @@ impl Datapath {
             self.claims = claims;
         }
         Ok(())
+    }
+}
+
+/// A path is shown in lists and logs, so it is text.
+fn check_socket(path: &str) -> Result<(), PortError> {
+    let plain = !path.chars().any(char::is_control) && path.len() <= SOCKET_BYTES_MAX;
+    let file = std::path::Path::new(path);
+    match plain && file.is_absolute() && file.file_name().is_some() {
+        true => Ok(()),
+        false => Err(PortError::Socket(path.to_owned())),
     }
 }
 

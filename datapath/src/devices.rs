@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use seine_pipeline::address::{Mac, PortKind};
 
+use crate::port::vhost_user::Mode;
 use crate::port::{OpenError, Queue};
 
 /// A device that is open: one queue for each worker.
@@ -19,6 +20,32 @@ pub struct OpenDevice {
     pub mtu: u16,
     /// One queue for each worker, in the order of the workers.
     pub queues: Vec<Box<dyn Queue>>,
+}
+
+/// What a Pod's port is opened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodDevice {
+    /// The host end of its veth, in the ports namespace.
+    Link(String),
+    /// A guest with a driver in its own memory.
+    VhostUser {
+        /// The socket, by which it is named.
+        socket: String,
+        /// Who listens at it.
+        mode: Mode,
+        /// Bytes, without the Ethernet header.
+        mtu: usize,
+    },
+}
+
+impl PodDevice {
+    /// What it is called: its interface, or its socket.
+    pub fn name(&self) -> &str {
+        match self {
+            PodDevice::Link(interface) => interface,
+            PodDevice::VhostUser { socket, .. } => socket,
+        }
+    }
 }
 
 /// Why a device cannot be opened or steered; the message names the device and what to do.
@@ -50,14 +77,15 @@ pub trait Devices: Send + Sync {
     /// Where host ends of Pod links are looked for: "/run/netns/seine-ports".
     fn ports_namespace(&self) -> String;
 
-    /// Opens the host end of a Pod's link.
-    fn open_pod(&mut self, interface: &str) -> Result<OpenDevice, DeviceError>;
+    /// Opens a Pod's device.
+    fn open_pod(&mut self, device: &PodDevice) -> Result<OpenDevice, DeviceError>;
 
-    /// Forgets a Pod's device, after its queues were closed. It stays in a namespace that forwards
-    /// nothing, until it is deleted.
+    /// Forgets a Pod's device, after its queues were closed. A link stays in a namespace that
+    /// forwards nothing, until it is deleted; a socket goes.
     fn close_pod(&mut self, interface: &str);
 
-    /// How the device is attached now, read from the kernel: "native", or empty.
+    /// How the device is attached now, read from the kernel: "native", or empty; of a vhost-user
+    /// port whether its front end is "connected" or we are "waiting" for it.
     fn attach_mode(&self, interface: &str, kind: PortKind) -> String;
 
     /// Says what the uplink takes from the kernel.

@@ -1,20 +1,22 @@
-//! The devices of a node: Pod links and uplink by AF_XDP, the node's own two legs as taps.
+//! The devices of a node: Pod links and uplink by AF_XDP, guests by vhost-user, the node's own two
+//! legs as taps.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use seine_pipeline::address::PortKind;
+use seine_pipeline::address::{Mac, PortKind};
 
-use crate::configuration::Configuration;
-use crate::devices::{Claims, DeviceError, Devices, OpenDevice};
+use crate::configuration::{Configuration, PollMode};
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use crate::frame::Region;
 use crate::netns::{DIRECTORY, Namespace, NamespaceError};
 use crate::port::af_xdp::{
     self, AfXdpOptions, AfXdpPort, Attachment, Claim, FrameMemory, forget_pins, mount_pins,
 };
 use crate::port::tap::{self, TapOptions};
+use crate::port::vhost_user::{self, Control, Mode, VhostUserOptions, VhostUserPort};
 use crate::port::{AttachMode, Interface, OpenError, PortFacts};
 
 /// The IP protocol number of UDP.
@@ -49,7 +51,15 @@ pub struct NodeDevices {
     workers: usize,
     uplink: String,
     uplink_attachment: Attachment,
-    pods: HashMap<String, Attachment>,
+    pods: HashMap<String, PodHold>,
+    /// Whether workers never sleep, so that guests need not kick.
+    polled: bool,
+}
+
+/// What keeps a Pod's device open.
+enum PodHold {
+    Link(Attachment),
+    VhostUser(Control),
 }
 
 /// What is open at start.
@@ -111,17 +121,14 @@ impl NodeDevices {
             uplink,
             uplink_attachment: attachment,
             pods: HashMap::new(),
+            polled: configuration.workers.poll == PollMode::Spin,
         };
         Ok(Opened { devices, uplink: uplink_device, uplink_index: facts.index, gateway, host })
     }
 }
 
-impl Devices for NodeDevices {
-    fn ports_namespace(&self) -> String {
-        format!("{DIRECTORY}/{}", self.ports_namespace)
-    }
-
-    fn open_pod(&mut self, interface: &str) -> Result<OpenDevice, DeviceError> {
+impl NodeDevices {
+    fn open_link(&mut self, interface: &str) -> Result<OpenDevice, DeviceError> {
         let options = AfXdpOptions {
             interface,
             namespace: &self.ports,
@@ -130,12 +137,56 @@ impl Devices for NodeDevices {
             kind: PortKind::Pod,
         };
         let AfXdpPort { facts, queues, attachment } = af_xdp::open(&self.memory, options)?;
-        self.pods.insert(interface.to_owned(), attachment);
+        self.pods.insert(interface.to_owned(), PodHold::Link(attachment));
         Ok(device(interface, facts, queues))
     }
 
+    fn open_guest(
+        &mut self,
+        socket: &str,
+        mode: Mode,
+        mtu: usize,
+    ) -> Result<OpenDevice, DeviceError> {
+        let options = VhostUserOptions {
+            socket: std::path::Path::new(socket),
+            mode,
+            queues: self.workers,
+            mtu,
+            mac: local_mac(socket),
+            polled: self.polled,
+        };
+        let VhostUserPort { facts, queues, control } =
+            vhost_user::open(self.memory.region(), options)?;
+        self.pods.insert(socket.to_owned(), PodHold::VhostUser(control));
+        Ok(device(socket, facts, queues))
+    }
+}
+
+/// A MAC address for our end of a guest's port, which nobody sends to: local, and always the same
+/// for a socket.
+fn local_mac(socket: &str) -> Mac {
+    // FNV-1a.
+    let hash = socket.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    let [a, b, c, d, e, ..] = hash.to_le_bytes();
+    Mac([2, a, b, c, d, e])
+}
+
+impl Devices for NodeDevices {
+    fn ports_namespace(&self) -> String {
+        format!("{DIRECTORY}/{}", self.ports_namespace)
+    }
+
+    fn open_pod(&mut self, device: &PodDevice) -> Result<OpenDevice, DeviceError> {
+        match device {
+            PodDevice::Link(interface) => self.open_link(interface),
+            PodDevice::VhostUser { socket, mode, mtu } => self.open_guest(socket, *mode, *mtu),
+        }
+    }
+
     fn close_pod(&mut self, interface: &str) {
-        if let Some(attachment) = self.pods.remove(interface)
+        if let Some(PodHold::Link(attachment)) = self.pods.remove(interface)
             && let Err(error) = attachment.detach()
         {
             tracing::warn!(interface, %error, "the XDP program stays until the interface goes");
@@ -143,6 +194,12 @@ impl Devices for NodeDevices {
     }
 
     fn attach_mode(&self, interface: &str, kind: PortKind) -> String {
+        if let Some(PodHold::VhostUser(control)) = self.pods.get(interface)
+            && kind == PortKind::Pod
+        {
+            let state = if control.is_connected() { "connected" } else { "waiting" };
+            return state.to_owned();
+        }
         let namespace = match kind {
             PortKind::Pod => &self.ports,
             PortKind::Uplink => &self.node,

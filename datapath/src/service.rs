@@ -131,11 +131,12 @@ impl Service for DatapathService {
     }
 
     async fn open_port(&self, request: Request<v1::OpenPortRequest>) -> Answer<v1::Port> {
-        let v1::OpenPortRequest { session, name, interface } = request.into_inner();
+        let v1::OpenPortRequest { session, name, interface, vhost_user } = request.into_inner();
+        let device = answers::pod_device(interface, vhost_user)?;
         let datapath = self.datapath.clone();
         whole(async move {
             let mut datapath = datapath.lock().await;
-            datapath.open_pod(session, &name, &interface).await?;
+            datapath.open_pod(session, &name, &device).await?;
             let port = datapath.ports.find(&name).map(|port| answers::port(&datapath, port));
             port.ok_or(PortError::Name(name))
         })
@@ -309,7 +310,7 @@ fn status(error: &PortError) -> Status {
         },
         PortError::Device(error) => answers::device_status(error, message),
         PortError::Worker(_) => Status::unavailable(message),
-        PortError::Name(_) => Status::invalid_argument(message),
+        PortError::Name(_) | PortError::Socket(_) => Status::invalid_argument(message),
         PortError::Taken { .. } | PortError::NodePort(_) | PortError::Queues { .. } => {
             Status::failed_precondition(message)
         }

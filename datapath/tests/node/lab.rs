@@ -211,8 +211,12 @@ impl Node {
         let mut upserts = vec![self.object(), peer(3 - self.number)];
         for &pod in pods {
             let name = format!("pod{pod}");
-            let request =
-                v1::OpenPortRequest { session, name: name.clone(), interface: name.clone() };
+            let request = v1::OpenPortRequest {
+                session,
+                name: name.clone(),
+                interface: name.clone(),
+                vhost_user: None,
+            };
             let port = client.open_port(request).await.expect("port").into_inner();
             assert_eq!((port.attach_mode.as_str(), port.queues), ("native", 2));
             upserts.push(v1::Object {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod claims;
+mod guest;
 mod listing;
 mod node;
 
@@ -129,8 +130,12 @@ async fn the_last_session_wins() {
     let refused = node.apply(vec![part(first, 1, Mode::Delta, vec![])]).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains(&format!("session {first} is over")), "{refused}");
-    let request =
-        v1::OpenPortRequest { session: first, name: "pod2".into(), interface: "pod2".into() };
+    let request = v1::OpenPortRequest {
+        session: first,
+        name: "pod2".into(),
+        interface: "pod2".into(),
+        vhost_user: None,
+    };
     assert_eq!(node.client.open_port(request).await.unwrap_err().code(), Code::FailedPrecondition);
     let request = v1::ClosePortRequest { session: 0, name: "pod2".into() };
     assert_eq!(node.client.close_port(request).await.unwrap_err().code(), Code::FailedPrecondition);
@@ -266,7 +271,7 @@ async fn a_port_whose_opening_a_stuck_worker_cut_short_is_opened_again_in_whole(
     let (mut node, session) = node_with_two_pods().await;
     node.shut.store(true, Ordering::Relaxed);
     let (name, interface) = ("pod4".into(), "pod4".into());
-    let request = v1::OpenPortRequest { session, name, interface };
+    let request = v1::OpenPortRequest { session, name, interface, vhost_user: None };
     node.client.open_port(request).await.expect_err("no worker answers");
     node.shut.store(false, Ordering::Relaxed);
     assert_eq!(node.open(session, "pod4").await.fault, "");
@@ -310,7 +315,8 @@ async fn ports_are_refused_by_name() {
         ("..", "x", Code::InvalidArgument),
     ] {
         let (name, interface) = (name.to_owned(), interface.to_owned());
-        let request = v1::OpenPortRequest { session, name: name.clone(), interface };
+        let request =
+            v1::OpenPortRequest { session, name: name.clone(), interface, vhost_user: None };
         let refused = node.client.open_port(request).await.unwrap_err();
         assert_eq!(refused.code(), code, "{name}: {refused}");
     }

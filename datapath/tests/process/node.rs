@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use seine_datapath::datapath::Datapath;
-use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice};
+use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use seine_datapath::frame::{Batch, FrameCache, Region};
 use seine_datapath::port::memory::{self, MemoryOptions, MemoryWire};
+use seine_datapath::port::vhost_user::{self, Control, VhostUserOptions};
 use seine_datapath::port::{OpenError, Queue, QueueFault, QueueStats};
 use seine_datapath::service::DatapathService;
 use seine_datapath::worker::Poll;
@@ -85,6 +87,7 @@ struct MemoryDevices {
     wires: Wires,
     claims: Arc<SyncMutex<Vec<Claims>>>,
     closed: Arc<SyncMutex<Vec<String>>>,
+    guests: HashMap<String, Control>,
     shut: Arc<AtomicBool>,
     options: MemoryOptions,
 }
@@ -106,7 +109,23 @@ impl Devices for MemoryDevices {
         "/run/netns/memory".to_owned()
     }
 
-    fn open_pod(&mut self, interface: &str) -> Result<OpenDevice, DeviceError> {
+    fn open_pod(&mut self, device: &PodDevice) -> Result<OpenDevice, DeviceError> {
+        let interface = device.name();
+        if let PodDevice::VhostUser { socket, mode, mtu } = device {
+            let (socket, mac) = (Path::new(socket), Mac([2, 0, 0, 0, 0xff, 2]));
+            let options = VhostUserOptions {
+                socket,
+                mode: *mode,
+                queues: WORKERS,
+                mtu: *mtu,
+                mac,
+                polled: false,
+            };
+            let port = vhost_user::open(self.region, options)?;
+            self.guests.insert(interface.to_owned(), port.control);
+            let (interface, mtu) = (interface.to_owned(), *mtu as u16);
+            return Ok(OpenDevice { interface, mac, mtu, queues: port.queues });
+        }
         if interface.starts_with("absent") {
             return Err(OpenError::NoSuchInterface(interface.to_owned()).into());
         }
@@ -114,11 +133,13 @@ impl Devices for MemoryDevices {
     }
 
     fn close_pod(&mut self, interface: &str) {
+        self.guests.remove(interface);
         self.closed.lock().expect("closed").push(interface.to_owned());
     }
 
-    fn attach_mode(&self, _interface: &str, _kind: PortKind) -> String {
-        String::new()
+    fn attach_mode(&self, interface: &str, _kind: PortKind) -> String {
+        let state = |guest: &Control| if guest.is_connected() { "connected" } else { "waiting" };
+        self.guests.get(interface).map(state).unwrap_or_default().to_owned()
     }
 
     fn claim(&mut self, claims: Claims) -> Result<(), DeviceError> {
@@ -166,6 +187,7 @@ impl Node {
             wires: Arc::clone(&wires),
             claims: Arc::clone(&claims),
             closed: Arc::clone(&closed),
+            guests: HashMap::new(),
             shut: Arc::clone(&shut),
             options,
         };
@@ -197,7 +219,7 @@ impl Node {
 
     pub async fn open(&mut self, session: u64, name: &str) -> v1::Port {
         let (name, interface) = (name.to_owned(), name.to_owned());
-        let request = v1::OpenPortRequest { session, name, interface };
+        let request = v1::OpenPortRequest { session, name, interface, vhost_user: None };
         self.client.open_port(request).await.expect("open").into_inner()
     }
 

@@ -91,7 +91,9 @@ impl Listening {
                 return Err(OpenError::SocketTaken(path.to_owned()));
             }
         }
-        let fresh = path.with_extension("new");
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
         let _ = std::fs::remove_file(&fresh);
         let listener = UnixListener::bind(&fresh).map_err(refused)?;
         let named = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))

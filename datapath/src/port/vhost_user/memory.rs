@@ -262,3 +262,37 @@ impl Area {
         unsafe { self.at.add(offset).cast::<[u8; N]>().write_volatile(value) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn a_span_lies_within_one_region_whatever_is_asked_for() {
+        let file = File::from(memfd_create(c"guest", MFdFlags::empty()).unwrap());
+        file.set_len(0x4000).unwrap();
+        let place = |guest, offset| RegionPlace { guest, user: guest, bytes: 0x1000, offset };
+        let memory = GuestMemory::default();
+        let memory = memory.with(place(0x1000, 0x800), &file).unwrap();
+        let memory = memory.with(place(0x2000, 0x2000), &file).unwrap();
+        for (address, bytes, fits) in [
+            (0x1000, 0x1000, true),
+            (0x1fff, 1, true),
+            (0x2000, 0, true),
+            (0x1fff, 2, false),
+            (0xfff, 1, false),
+            (0x3001, 0, false),
+            // What is left of the region's start wraps to the top of all numbers.
+            (0, 1, false),
+            (u64::MAX, 1, false),
+            (0x1000, u32::MAX, false),
+        ] {
+            assert_eq!(memory.span(address, bytes).is_ok(), fits, "{bytes} at {address:#x}");
+        }
+        assert!(memory.with(place(u64::MAX - 0xfff, 0), &file).is_err(), "it ends past the end");
+        assert!(memory.with(place(0x1800, 0x2000), &file).is_err(), "it overlaps");
+    }
+}

@@ -1,5 +1,7 @@
 //! The driver's half of split and packed rings, over memory shared with the port.
 
+#![allow(unsafe_code, reason = "memory that another party writes to as well")]
+
 use std::fs::File;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 

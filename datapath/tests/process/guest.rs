@@ -1,0 +1,180 @@
+//! A guest behind a vhost-user port, opened as an agent opens it: the same pipeline as for
+//! everybody, and its misdeeds where an operator sees them.
+
+#[allow(dead_code, reason = "the port contract uses the rest")]
+#[path = "../port_contract/guest/driver.rs"]
+mod driver;
+#[allow(dead_code, reason = "the port contract uses the rest")]
+#[path = "../port_contract/guest/front_end.rs"]
+mod front_end;
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::eventfd::EventFd;
+use seine_datapath_api::v1;
+use seine_pipeline::packet::Checksum;
+use tonic::Code;
+
+use self::driver::{DriverRing, Memory};
+use self::front_end::{FrontEnd, request};
+use crate::node::{Node, datagram, endpoint, node_object, part};
+
+const GUEST: u64 = 0x1_0000_0000;
+const USER: u64 = 0x7f00_0000_0000;
+const MEMORY_BYTES: usize = 0x10_0000;
+const SIZE: u16 = 256;
+/// VERSION_1, protocol features, partial checksums.
+const FEATURES: u64 = 1 << 32 | 1 << 30 | 3;
+const BUFFER: usize = 0x4_0000;
+const HEADER_BYTES: usize = 12;
+
+/// A guest with one receive buffer at a time.
+struct Guest {
+    memory: Memory,
+    rings: [DriverRing; 2],
+    events: [EventFd; 4],
+    front_end: FrontEnd,
+}
+
+impl Guest {
+    fn new(socket: &Path) -> Guest {
+        let memory = Memory::new(MEMORY_BYTES);
+        let ring = |at| DriverRing::new(false, false, SIZE, at, GUEST);
+        let mut guest = Guest {
+            rings: [ring(0), ring(0x1_0000)],
+            events: std::array::from_fn(|_| EventFd::new().unwrap()),
+            front_end: FrontEnd::new(UnixStream::connect(socket).unwrap()),
+            memory,
+        };
+        guest.rings[0].add(&guest.memory, 0, &[(GUEST + BUFFER as u64, 2048, true)]);
+        guest.front_end.agree(FEATURES).unwrap();
+        let words = [GUEST, MEMORY_BYTES as u64, USER, 0];
+        assert!(guest.front_end.share(&[(words, &guest.memory.file)]));
+        for (index, ring) in (0..).zip(&guest.rings) {
+            let [descriptors, driver, device] = ring.places.map(|place| USER + place as u64);
+            let talk = &mut guest.front_end;
+            let [kick, call] = [0, 1].map(|at| guest.events[2 * index as usize + at].as_raw_fd());
+            assert!(talk.ring(request::SET_VRING_NUM, index, SIZE.into()));
+            assert!(talk.place(index, 0, [descriptors, device, driver]));
+            assert!(talk.event(request::SET_VRING_CALL, index, call));
+            assert!(talk.event(request::SET_VRING_KICK, index, kick));
+            assert!(talk.ring(request::SET_VRING_ENABLE, index, 1));
+        }
+        guest
+    }
+
+    fn send(&mut self, packet: &[u8]) {
+        let at = BUFFER + 2048;
+        self.memory.write(at, &[0; HEADER_BYTES]);
+        self.memory.write(at + HEADER_BYTES, packet);
+        let bytes = (HEADER_BYTES + packet.len()) as u32;
+        self.rings[1].add(&self.memory, 0, &[(GUEST + at as u64, bytes, false)]);
+        self.events[2].write(1).unwrap();
+    }
+
+    /// Makes a buffer available that lies in what was cut off.
+    fn send_what_is_gone(&mut self) {
+        let at = GUEST + BUFFER as u64 + 2048;
+        self.rings[1].add(&self.memory, 1, &[(at, 100, false)]);
+        self.events[2].write(1).unwrap();
+    }
+
+    async fn collect(&mut self) -> Vec<u8> {
+        for _ in 0..5000 {
+            if let Some((_, bytes)) = self.rings[0].used(&self.memory) {
+                return self.memory.read(BUFFER + HEADER_BYTES, bytes as usize - HEADER_BYTES);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("nothing came");
+    }
+}
+
+fn open(session: u64, socket: &Path, mode: v1::vhost_user::Mode) -> v1::OpenPortRequest {
+    let socket = socket.display().to_string();
+    let vhost_user = Some(v1::VhostUser { socket, mode: mode.into(), mtu: 1450 });
+    v1::OpenPortRequest { session, name: "pod2".into(), interface: String::new(), vhost_user }
+}
+
+#[tokio::test]
+async fn a_guest_speaks_to_a_pod_through_the_pipeline_and_its_misdeeds_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("pod2.sock");
+    let mut node = Node::start().await;
+    let session = node.hello().await;
+    let request = open(session, &socket, v1::vhost_user::Mode::Server);
+    let port = node.client.open_port(request.clone()).await.unwrap().into_inner();
+    assert_eq!((port.attach_mode.as_str(), port.queues), ("waiting", 2));
+    assert_eq!(port.device.unwrap().interface, socket.display().to_string());
+    node.open(session, "pod3").await;
+    let objects = vec![node_object(), endpoint(2), endpoint(3)];
+    let mode = v1::transaction_part::Mode::Full;
+    node.apply(vec![part(session, 1, mode, objects)]).await.unwrap();
+
+    let mut guest = Guest::new(&socket);
+    assert_eq!(node.ports().await["pod2"].attach_mode, "connected");
+    let packet = datagram(2, 3, b"from a guest");
+    guest.send(&packet);
+    assert_eq!(node.collect("pod3", 1).await, [(packet, Checksum::Complete)]);
+    let packet = datagram(3, 2, b"to a guest");
+    node.inject("pod3", 1, &packet, Checksum::Complete);
+    assert_eq!(guest.collect().await, packet);
+    guest.send(&datagram(4, 3, b"spoofed"));
+    assert_eq!(node.collect("pod3", 1).await, [], "the spoof guard holds for guests, too");
+
+    guest.memory.file.set_len(BUFFER as u64).unwrap();
+    guest.send_what_is_gone();
+    let mut fault = String::new();
+    for _ in 0..5000 {
+        fault = node.ports().await["pod2"].fault.clone();
+        if !fault.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(fault.contains("cut short"), "{fault}");
+    let port = node.client.open_port(request).await.unwrap().into_inner();
+    assert_eq!((port.attach_mode.as_str(), port.fault.as_str()), ("waiting", ""));
+    let _next = Guest::new(&socket);
+    let request = v1::ClosePortRequest { session, name: "pod2".into() };
+    assert!(node.client.close_port(request).await.unwrap().into_inner().closed);
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_vhost_user_port_is_refused_by_name() {
+    use v1::vhost_user::Mode;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("pod2.sock");
+    let mut node = Node::start().await;
+    let session = node.hello().await;
+    let long = folder.path().join("x".repeat(100));
+    let both =
+        v1::OpenPortRequest { interface: "pod2".into(), ..open(session, &socket, Mode::Server) };
+    let mut large = open(session, &socket, Mode::Server);
+    large.vhost_user.as_mut().unwrap().mtu = 9000;
+    let nowhere = folder.path().join("absent").join("pod2.sock");
+    for (request, code) in [
+        (open(session, &socket, Mode::Unspecified), Code::InvalidArgument),
+        (open(session, Path::new("pod2.sock"), Mode::Client), Code::InvalidArgument),
+        (open(session, Path::new(""), Mode::Client), Code::InvalidArgument),
+        (open(session, &long, Mode::Server), Code::InvalidArgument),
+        (open(session, &nowhere, Mode::Server), Code::FailedPrecondition),
+        (open(session, folder.path(), Mode::Server), Code::FailedPrecondition),
+        (both, Code::InvalidArgument),
+        (large, Code::FailedPrecondition),
+    ] {
+        let refused = node.client.open_port(request).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+    }
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let request = open(session, &socket, Mode::Server);
+    let refused = node.client.open_port(request).await.unwrap_err();
+    assert!(refused.message().contains("somebody listens"), "{refused}");
+    drop(listener);
+    let request = open(session, &socket, Mode::Server);
+    node.client.open_port(request).await.expect("a socket that nobody listens at is replaced");
+}
