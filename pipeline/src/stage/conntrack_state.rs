@@ -1,8 +1,8 @@
 //! Connection tracking: which connection a packet belongs to, and what is already decided about it.
 //!
 //! Antrea: stage ConntrackState, tables `ConntrackZone` and `ConntrackState`.
-//! Reads: ingress port, addresses, protocol, ports or ICMP identifier, TCP flags; of ICMP errors
-//! what they quote.
+//! Reads: ingress port, addresses, protocol, ports or ICMP identifier and type, TCP flags; of ICMP
+//! errors what they quote.
 //! Writes: from whom to whom the packet is, and what it is to the connection table; of a known
 //! connection everything that its first packet found out, and the whole translation.
 //! Hit: a connection under way goes to the first table that judges every packet.  Miss: a packet
@@ -231,7 +231,7 @@ impl Table for ConntrackZone {
     fn rows(&self, _: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
         vec![
             row([&"TCP, UDP, SCTP", &"addresses and ports"]),
-            row([&"ICMP, ICMPv6 queries", &"addresses and identifier"]),
+            row([&"ICMP, ICMPv6 queries", &"addresses, identifier and type"]),
             row([&"ICMP, ICMPv6 errors", &"what they quote"]),
             row([&"else", &"addresses"]),
         ]

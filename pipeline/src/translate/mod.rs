@@ -41,7 +41,8 @@ pub(crate) fn source(
     port: u16,
 ) -> Result<(), DropReason> {
     let from = packet.facts.tuple.ok_or(DropReason::Malformed)?;
-    let port = if from.has_ports() || from.source_port != 0 { port } else { 0 };
+    let asks = matches!(from.query(), Some((_, false)));
+    let port = if from.has_ports() || asks { port } else { from.source_port };
     both(packet, Tuple { source: address, source_port: port, ..from })
 }
 
@@ -161,10 +162,10 @@ fn rewrite(
         tcp::PROTOCOL => (set_ports(bytes, upper, to), true, tcp::CHECKSUM_OFFSET),
         udp::PROTOCOL => (set_ports(bytes, upper, to), true, udp::CHECKSUM_OFFSET),
         icmp::PROTOCOL_V4 if !ip.is_v6() => {
-            (Some(set_identifier(bytes, upper, from, to)), false, icmp::CHECKSUM_OFFSET)
+            (Some(set_identifier(bytes, ip, from, to)), false, icmp::CHECKSUM_OFFSET)
         }
         icmp::PROTOCOL_V6 if ip.is_v6() => {
-            (Some(set_identifier(bytes, upper, from, to)), true, icmp::CHECKSUM_OFFSET)
+            (Some(set_identifier(bytes, ip, from, to)), true, icmp::CHECKSUM_OFFSET)
         }
         sctp::PROTOCOL if ports => {
             return set_sctp_ports(bytes, ip, to).ok_or(DropReason::Malformed);
@@ -207,13 +208,17 @@ fn set_ports(bytes: &mut [u8], upper: usize, to: &Tuple) -> Option<Difference> {
     Some(Difference::default().replace(checksum::sum(&old), checksum::sum(&new)))
 }
 
-/// Sets the identifier of an ICMP query; gives the difference that makes.
-fn set_identifier(bytes: &mut [u8], upper: usize, from: &Tuple, to: &Tuple) -> Difference {
-    // One of the two ports is the identifier, and the other is 0.
-    let identifier = |tuple: &Tuple| tuple.source_port | tuple.destination_port;
+/// Sets the identifier of an ICMP query or its answer; gives the difference that makes.
+fn set_identifier(bytes: &mut [u8], ip: &Ip, from: &Tuple, to: &Tuple) -> Difference {
+    // The port of who has asked is the identifier, and the other one the type, which stays.
+    let answers = ip.icmp_type(bytes).is_some_and(|kind| icmp::is_answer(ip.is_v6(), kind));
+    let identifier = |tuple: &Tuple| match answers {
+        true => tuple.destination_port,
+        false => tuple.source_port,
+    };
     let (old, new) = (identifier(from), identifier(to));
     if old != new {
-        let _ = put(bytes, upper + icmp::IDENTIFIER_OFFSET, &new.to_be_bytes());
+        let _ = put(bytes, ip.upper + icmp::IDENTIFIER_OFFSET, &new.to_be_bytes());
     }
     Difference::default().replace(old.into(), new.into())
 }

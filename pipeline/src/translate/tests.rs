@@ -30,8 +30,12 @@ fn build(v6: bool, tuple: &Tuple, payload: &[u8]) -> Vec<u8> {
             upper[..4].copy_from_slice(&ports(tuple));
         }
         icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6 => {
-            upper[0] = if v6 { icmp::ECHO_REQUEST_V6 } else { icmp::ECHO_REQUEST_V4 };
-            upper[4..6].copy_from_slice(&tuple.source_port.to_be_bytes());
+            let (kind, identifier) = match tuple.query() {
+                Some((_, true)) => (if v6 { 129 } else { 0 }, tuple.destination_port),
+                _ => (echo(v6), tuple.source_port),
+            };
+            upper[0] = kind;
+            upper[4..6].copy_from_slice(&identifier.to_be_bytes());
         }
         _ => {}
     }
@@ -82,6 +86,10 @@ fn build(v6: bool, tuple: &Tuple, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn echo(v6: bool) -> u8 {
+    if v6 { icmp::ECHO_REQUEST_V6 } else { icmp::ECHO_REQUEST_V4 }
+}
+
 /// Within an Ethernet header.
 fn frame(v6: bool, bytes: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; ethernet::LEN];
@@ -112,7 +120,7 @@ fn tuple(v6: bool, protocol: u8, ends: ([u8; 32], [u16; 2])) -> Tuple {
     let (source, destination) = (address(0), address(16));
     let mut it = Tuple { source, destination, protocol, source_port, destination_port };
     if query {
-        destination_port = 0;
+        destination_port = 0xff00 | u16::from(echo(v6));
     }
     it.destination_port = destination_port;
     if !query && !it.has_ports() {
@@ -166,6 +174,21 @@ proptest! {
         both(&mut packet, old).unwrap();
         let before = frame(v6, &build(v6, &old, &payload));
         prop_assert_eq!(one_zero(bytes, v6, protocol), one_zero(before, v6, protocol));
+    }
+
+    #[test]
+    fn the_answer_to_a_query_is_translated_as_the_query_is(
+        v6: bool, addresses: [[u8; 32]; 2], identifiers in [0u16..0xff00, 0u16..0xff00],
+        payload in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let answer = |at: usize| tuple(v6, ICMP, (addresses[at], [identifiers[at], 0])).reversed();
+        let (old, new) = (answer(0), answer(1));
+        let mut bytes = frame(v6, &build(v6, &old, &payload));
+        let mut packet = parsed(&mut bytes, Checksum::Complete);
+        prop_assert_eq!(packet.facts.tuple, Some(old));
+        both(&mut packet, new).unwrap();
+        let expected = frame(v6, &build(v6, &new, &payload));
+        prop_assert_eq!(one_zero(bytes, v6, ICMP), one_zero(expected, v6, ICMP));
     }
 
     #[test]

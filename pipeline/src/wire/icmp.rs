@@ -23,9 +23,19 @@ pub fn is_query(v6: bool, kind: u8) -> bool {
     if v6 { kind == ECHO_REQUEST_V6 } else { matches!(kind, ECHO_REQUEST_V4 | 13 | 15 | 17) }
 }
 
+/// The type of query that a message answers; `None` when it is no answer.
+pub fn query_of(v6: bool, kind: u8) -> Option<u8> {
+    match (v6, kind) {
+        (true, 129) => Some(ECHO_REQUEST_V6),
+        (false, 0) => Some(ECHO_REQUEST_V4),
+        (false, 14 | 16 | 18) => Some(kind - 1),
+        _ => None,
+    }
+}
+
 /// Whether a message is the answer to a query.
 pub fn is_answer(v6: bool, kind: u8) -> bool {
-    if v6 { kind == 129 } else { matches!(kind, 0 | 14 | 16 | 18) }
+    query_of(v6, kind).is_some()
 }
 
 /// Whether a message tells a sender what became of a packet, and quotes it. A redirect does, too,
