@@ -98,11 +98,11 @@ pub const CONNECTIONS_MAX: u32 = 1 << 24;
 pub struct ConnectionLimits {
     /// Connections at once.
     pub connections: u32,
-    /// Connections at once that began at one Pod's port; four times as many at each of the node's
-    /// own legs.
+    /// Connections at once that began at one Pod's port; four times as many for each of the world
+    /// behind the gateway, all peers, and the node itself.
     pub per_port: u32,
     /// First packets a second that one worker takes from a Pod's port; four times as many from
-    /// each of the node's own legs.
+    /// each of those others.
     pub first_packets_per_s: u32,
     /// First packets that may come at once after a pause.
     pub first_packets_burst: u32,

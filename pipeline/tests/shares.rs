@@ -5,7 +5,8 @@ use seine_pipeline::audit::AuditLine;
 use seine_pipeline::connection::ConnectionTable;
 use seine_pipeline::limits::ConnectionLimits;
 use seine_pipeline::state::{
-    Action, Change, Group, Kind, Object, ObjectId, Rule, RuleDirection, RuleTable,
+    Action, Change, Group, Kind, Object, ObjectId, Rule, RuleDirection, RuleTable, Service,
+    ServiceEndpoint,
 };
 use seine_pipeline::testbed::{Fate, Node, Probe, flags, innermost, ping, tcp, udp};
 use seine_pipeline::verdict::DropReason;
@@ -144,4 +145,61 @@ fn nobody_tells_of_errors_in_an_answer_that_he_never_had() {
     assert_eq!(told, Fate::Dropped(DropReason::InvalidConnection));
     let sent = node.send_frame("b", &never_sent, Default::default()).left_by("a");
     node.send(about(innermost(&sent))).left_by("b");
+}
+
+#[test]
+fn the_node_probes_while_the_world_behind_it_has_used_up_its_share() {
+    // Four times what a Pod has: of records eight, of first packets twelve.
+    let mut node = node(3);
+    let world = |port| tcp().from("gateway").source("outside").to("a").source_port(port).port(80);
+    let probe = |port| tcp().from("host").to("a").source_port(port).port(8080);
+    for port in 1..=8 {
+        node.send(world(port)).left_by("a");
+        let back = tcp().from("a").to("outside").source_port(80).port(port);
+        node.send(back.flags(flags::SYN | flags::ACK)).left_by("gateway");
+    }
+    assert_eq!(node.send(world(9)), Fate::Dropped(DropReason::ConnectionQuota));
+    node.send(probe(1)).left_by("a");
+    for port in 10..=12 {
+        assert_eq!(node.send(world(port)), Fate::Dropped(DropReason::ConnectionQuota));
+    }
+    assert_eq!(node.send(world(13)), Fate::Dropped(DropReason::NewConnectionBudget));
+    for port in 2..=12 {
+        node.send(probe(port)).left_by("a");
+    }
+    assert_eq!(node.send(probe(13)), Fate::Dropped(DropReason::NewConnectionBudget));
+}
+
+#[test]
+fn a_client_that_policy_denies_takes_no_place_among_those_with_affinity() {
+    let mut node = node(100);
+    let endpoint = ServiceEndpoint {
+        address: "10.10.1.3".parse().unwrap(),
+        port: 8080,
+        cluster: true,
+        local: true,
+    };
+    node.apply(&[
+        group_b(),
+        put(rule(Action::Drop)),
+        Change::Upsert(Object::Service(Service {
+            name: "web".into(),
+            protocol: 6,
+            cluster_addresses: vec!["10.96.0.10".parse().unwrap()],
+            external_addresses: Vec::new(),
+            port: 80,
+            node_port: 0,
+            affinity_seconds: 60,
+            internal_local: false,
+            external_local: false,
+            endpoints: vec![endpoint],
+        })),
+    ]);
+    let syn = || tcp().from("a").to("10.96.0.10").port(80).destination_mac("gateway");
+    assert_eq!(node.send(syn()), Fate::Dropped(DropReason::IngressPolicy));
+    assert_eq!(node.learned.affinities.len(node.now_ms), 0);
+    node.apply(&[put(rule(Action::Allow))]);
+    node.send(syn()).left_by("b");
+    assert_eq!(node.learned.affinities.len(node.now_ms + 59_999), 1);
+    assert_eq!(node.learned.affinities.len(node.now_ms + 60_000), 0);
 }

@@ -1,22 +1,62 @@
-//! How many connections each port may begin: its quota of records and its budget of first packets.
+//! How many connections each account may begin: its quota of records and its budget of first packets.
 //!
 //! A first packet costs a hundred times what a later one does. Without a budget one Pod that sends
 //! nothing else takes the whole worker from all others; without a quota it takes all records.
 
-use super::Ingress;
-use crate::limits::ConnectionLimits;
+use super::{Ingress, NewConnection};
+use crate::limits::{ConnectionLimits, PORTS_MAX};
 
 /// The node's own legs stand for many: a peer's Pods, or all the world behind the node.
 const NODE_LEG_FACTOR: u32 = 4;
 
-/// Records that an account may have in use.
-pub(super) fn quota(limits: &ConnectionLimits, ingress: Ingress) -> u64 {
-    match ingress {
-        Ingress::Pod(..) => u64::from(limits.per_port),
-        Ingress::Gateway | Ingress::Tunnel => {
-            u64::from(limits.per_port.saturating_mul(NODE_LEG_FACTOR))
+/// Who has a quota of connections and a budget of first packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Account {
+    /// Whoever sends by a Pod's port, whatever its generation; all the world behind the gateway;
+    /// all peers.
+    Ingress(Ingress),
+    /// The node itself: its probes must not fail because the world comes in by the same leg.
+    Node,
+}
+
+impl Account {
+    /// How many there are.
+    pub(super) const COUNT: usize = PORTS_MAX + 3;
+
+    /// That of a packet that came in so.
+    pub fn of(ingress: Ingress, from_node: bool) -> Account {
+        if from_node { Account::Node } else { Account::Ingress(ingress) }
+    }
+
+    /// Its place among all.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Account::Ingress(Ingress::Pod(port, _)) => port.index(),
+            Account::Ingress(Ingress::Gateway) => PORTS_MAX,
+            Account::Ingress(Ingress::Tunnel) => PORTS_MAX + 1,
+            Account::Node => PORTS_MAX + 2,
         }
     }
+
+    /// How many times as much as a Pod it has.
+    fn factor(self) -> u32 {
+        match self {
+            Account::Ingress(Ingress::Pod(..)) => 1,
+            Account::Ingress(Ingress::Gateway | Ingress::Tunnel) | Account::Node => NODE_LEG_FACTOR,
+        }
+    }
+}
+
+impl NewConnection {
+    /// Whom it is charged to.
+    pub(super) fn account(&self) -> Account {
+        Account::of(self.original.ingress, self.decision.from_node)
+    }
+}
+
+/// Records that an account may have in use.
+pub(super) fn quota(limits: &ConnectionLimits, account: Account) -> u64 {
+    u64::from(limits.per_port.saturating_mul(account.factor()))
 }
 
 /// What one port has left.
@@ -40,20 +80,20 @@ impl Budget {
     pub(super) fn new() -> Budget {
         // More than any burst: cut down when they are first asked.
         let full = Tokens { left: u64::MAX, filled_ms: 0 };
-        Budget { accounts: vec![full; Ingress::ACCOUNTS].into() }
+        Budget { accounts: vec![full; Account::COUNT].into() }
     }
 
     /// Takes one first packet from what the port has left. `false` when it has none.
     pub(super) fn take(
         &mut self,
         limits: &ConnectionLimits,
-        ingress: Ingress,
+        account: Account,
         now_ms: u64,
     ) -> bool {
-        let factor = if matches!(ingress, Ingress::Pod(..)) { 1 } else { NODE_LEG_FACTOR };
+        let factor = account.factor();
         let burst = TOKEN * u64::from(limits.first_packets_burst.saturating_mul(factor));
         let rate = u64::from(limits.first_packets_per_s.saturating_mul(factor));
-        let Some(tokens) = self.accounts.get_mut(ingress.account()) else { return false };
+        let Some(tokens) = self.accounts.get_mut(account.index()) else { return false };
         // So many a second are so many thousandths a millisecond.
         let earned = now_ms.saturating_sub(tokens.filled_ms).saturating_mul(rate);
         tokens.left = tokens.left.saturating_add(earned).min(burst);
@@ -77,7 +117,8 @@ mod tests {
             first_packets_burst: 50,
             ..ConnectionLimits::default()
         };
-        let [flooding, quiet] = [2, 3].map(|port| Ingress::Pod(PortId::new(port).unwrap(), 0));
+        let pod = |port| Ingress::Pod(PortId::new(port).unwrap(), 0);
+        let [flooding, quiet] = [2, 3].map(|port| Account::of(pod(port), false));
         let mut budget = Budget::new();
         let mut let_through = 0;
         for now_ms in 5_000..15_000 {
@@ -99,8 +140,13 @@ mod tests {
     fn the_nodes_legs_have_four_times_as_much() {
         let limits = ConnectionLimits { first_packets_burst: 10, ..ConnectionLimits::default() };
         let mut budget = Budget::new();
-        let burst = (0..100).filter(|_| budget.take(&limits, Ingress::Tunnel, 1)).count();
+        let burst = (0..100)
+            .filter(|_| budget.take(&limits, Account::of(Ingress::Tunnel, false), 1))
+            .count();
         assert_eq!(burst, 40);
-        assert_eq!(quota(&limits, Ingress::Gateway), 4 * u64::from(limits.per_port));
+        let gateway = |from_node| Account::of(Ingress::Gateway, from_node);
+        assert_eq!(quota(&limits, gateway(false)), 4 * u64::from(limits.per_port));
+        let burst = (0..100).filter(|_| budget.take(&limits, gateway(false), 1)).count();
+        assert_eq!((burst, budget.take(&limits, gateway(true), 1)), (40, true));
     }
 }

@@ -43,7 +43,7 @@ impl ConnectionTable {
             reply: &keys[1].words,
             decision: &new.decision,
             progress: new.progress,
-            account: new.original.ingress.account(),
+            account: new.account().index(),
             now_ms,
         });
         let published = self.publish(&record, keys, now_ms, worker);

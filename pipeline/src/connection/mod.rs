@@ -20,6 +20,7 @@ mod table;
 mod wheel;
 mod words;
 
+pub use budget::Account;
 pub use fragment::FragmentTable;
 pub(crate) use judged::Judged;
 pub use key::{Direction, FlowKey, Ingress, Tuple};

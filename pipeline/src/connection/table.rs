@@ -14,7 +14,7 @@ use super::record::{RECORD_LINES, Record, Snapshot};
 use super::wheel::{self, REVISIT_MS_MAX, Wheel};
 use super::words::KeyWords;
 use super::{
-    Connection, ConnectionId, Direction, Ended, FlowKey, Found, Ingress, Listed, NewConnection,
+    Account, Connection, ConnectionId, Direction, Ended, FlowKey, Found, Listed, NewConnection,
     NotInserted, Occupancy, Progress,
 };
 use crate::limits::{BATCH_MAX, CONNECTIONS_MAX, ConnectionLimits};
@@ -88,7 +88,7 @@ impl ConnectionTable {
         while buckets(capacity) + capacity * RECORD_LINES > memory.len() {
             capacity = capacity.saturating_sub(1 + capacity / 64);
         }
-        let counters = || (0..Ingress::ACCOUNTS).map(|_| AtomicU64::new(0)).collect();
+        let counters = || (0..Account::COUNT).map(|_| AtomicU64::new(0)).collect();
         ConnectionTable {
             limits,
             hash: KeyedHash::new(seed),
@@ -120,15 +120,15 @@ impl ConnectionTable {
         (snapshot.id == id).then_some(snapshot)?.connection()
     }
 
-    /// Whether this port may send one more first packet: to be asked before any work is done on
+    /// Whether this account may send one more first packet: to be asked before any work is done on
     /// it, whatever may become of it.
     pub fn admit(
         &self,
-        ingress: Ingress,
+        account: Account,
         now_ms: u64,
         worker: &mut ConnectionWorker,
     ) -> Result<(), NotInserted> {
-        let admitted = worker.budget.take(&self.limits, ingress, now_ms);
+        let admitted = worker.budget.take(&self.limits, account, now_ms);
         admitted.then_some(()).ok_or(NotInserted::Budget)
     }
 
@@ -143,10 +143,9 @@ impl ConnectionTable {
         if keys.iter().any(|key| self.look(key).is_some()) {
             return Err(NotInserted::Exists);
         }
-        let account = new.original.ingress.account();
+        let (account, quota) = (new.account().index(), quota(&self.limits, new.account()));
         let charged = self.accounts.get(account).ok_or(NotInserted::Quota)?;
-        let over =
-            charged.fetch_add(1, Ordering::Relaxed) >= quota(&self.limits, new.original.ingress);
+        let over = charged.fetch_add(1, Ordering::Relaxed) >= quota;
         let inserted = if over && !self.evict(&keys, Some(account), now_ms, worker) {
             Err(NotInserted::Quota)
         } else {
@@ -231,9 +230,9 @@ impl ConnectionTable {
         }
     }
 
-    /// How many connections in it began here, whatever the generation of the port.
-    pub fn used_by(&self, ingress: Ingress) -> u64 {
-        let charged = self.accounts.get(ingress.account());
+    /// How many connections in it are charged to this account.
+    pub fn used_by(&self, account: Account) -> u64 {
+        let charged = self.accounts.get(account.index());
         charged.map_or(0, |charged| charged.load(Ordering::Relaxed))
     }
 

@@ -30,6 +30,10 @@ pub(super) fn pod(port: usize) -> Ingress {
     Ingress::Pod(PortId::new(port).unwrap(), 3)
 }
 
+fn account(port: usize) -> Account {
+    Account::of(pod(port), false)
+}
+
 fn tuple(client: u32, port: u16, protocol: u8) -> Tuple {
     let address = |bits: u32| IpAddr::V4(Ipv4Addr::from_bits(bits));
     Tuple {
@@ -194,7 +198,7 @@ proptest! {
             prop_assert_eq!(table.occupancy().used, naive.len() as u64);
             for port in 0..8 {
                 let of_port = naive.keys().filter(|client| *client % 8 == port).count();
-                prop_assert_eq!(table.used_by(pod(2 + port as usize)), of_port as u64);
+                prop_assert_eq!(table.used_by(account(2 + port as usize)), of_port as u64);
             }
         }
         let mut listed: Vec<_> = table.iter(now_ms).map(|it| (it.id, it.counts)).collect();
@@ -273,7 +277,7 @@ fn a_port_over_its_quota_gives_up_its_own_and_takes_nothing_from_others() {
     for client in 0..64 {
         table.insert(&of(client, 1), u64::from(client) * 300, &mut worker).unwrap();
     }
-    assert_eq!((table.used_by(pod(2)), table.used_by(pod(3))), (16, 1));
+    assert_eq!((table.used_by(account(2)), table.used_by(account(3))), (16, 1));
     assert_eq!(table.occupancy().evicted, 48);
     assert!(table.get(bystander).is_some());
     for listed in table.iter(0).filter(|it| it.connection.original.ingress == pod(2)) {
@@ -281,7 +285,7 @@ fn a_port_over_its_quota_gives_up_its_own_and_takes_nothing_from_others() {
     }
     let over = table.insert(&of(99, 1), 1, &mut worker);
     assert_eq!(over, Err(NotInserted::Quota));
-    assert_eq!((table.used_by(pod(2)), table.occupancy().used), (16, 17));
+    assert_eq!((table.used_by(account(2)), table.occupancy().used), (16, 17));
 }
 
 #[test]
@@ -297,10 +301,10 @@ fn evictions_that_nobody_asks_about_come_to_an_end() {
 fn budgets_are_asked_before_anything_is_done() {
     let table = ConnectionTable::new(ConnectionLimits { first_packets_burst: 3, ..limits(16) }, 5);
     let mut worker = ConnectionWorker::new();
-    let admitted = (0..5).filter(|_| table.admit(pod(2), 1, &mut worker).is_ok()).count();
+    let admitted = (0..5).filter(|_| table.admit(account(2), 1, &mut worker).is_ok()).count();
     assert_eq!(admitted, 3);
-    assert_eq!(table.admit(pod(2), 1, &mut worker), Err(NotInserted::Budget));
-    assert_eq!(table.admit(pod(3), 1, &mut worker), Ok(()));
+    assert_eq!(table.admit(account(2), 1, &mut worker), Err(NotInserted::Budget));
+    assert_eq!(table.admit(account(3), 1, &mut worker), Ok(()));
 }
 
 #[test]
@@ -316,7 +320,7 @@ fn a_reply_key_that_is_taken_is_refused_and_nothing_is_left_behind() {
     let mirror = NewConnection { reply: clash.original, ..clash };
     assert_eq!(table.insert(&mirror, 1, &mut worker), Err(NotInserted::Exists));
     assert_eq!(table.find(&clash.original), None);
-    assert_eq!((table.occupancy().used, table.used_by(pod(4))), (1, 0));
+    assert_eq!((table.occupancy().used, table.used_by(account(4))), (1, 0));
 }
 
 #[test]

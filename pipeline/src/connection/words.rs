@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Decision, FlowKey, Ingress, RuleId, ServiceId, Tuple};
 use crate::address::PortId;
-use crate::limits::PORTS_MAX;
 use crate::packet::PacketSource;
 
 /// A key: 48 bytes. Addresses are two words each, IPv4 as IPv4-mapped; the fifth word holds ports,
@@ -115,20 +114,6 @@ impl FlowKey {
     }
 }
 
-impl Ingress {
-    /// Quotas and budgets are kept for so many.
-    pub(super) const ACCOUNTS: usize = PORTS_MAX + 2;
-
-    /// Whose quota and budget a connection is charged to that began here.
-    pub(super) fn account(self) -> usize {
-        match self {
-            Ingress::Pod(port, _) => port.index(),
-            Ingress::Gateway => PORTS_MAX,
-            Ingress::Tunnel => PORTS_MAX + 1,
-        }
-    }
-}
-
 const SNAT: u64 = 1 << 2;
 const HAIRPIN: u64 = 1 << 3;
 const HAS_SERVICE: u64 = 1 << 4;
@@ -185,6 +170,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::PORTS_MAX;
 
     /// Any address, IPv4-mapped IPv6 ones among them.
     fn addresses() -> impl Strategy<Value = IpAddr> {

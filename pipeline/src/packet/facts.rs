@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::address::PortId;
 use crate::adjacency::AdjacencyId;
+use crate::affinity::Affinity;
 use crate::connection::{Connection, ConnectionId, Direction, RuleId, ServiceId, Tuple};
 use crate::state::{Action, EndpointAddress, TunnelType};
 use crate::wire::ip::Ip;
@@ -91,6 +92,8 @@ pub struct Facts {
     pub service: Option<ServiceId>,
     /// The endpoint chosen for it; set by `SessionAffinity` or `ServiceLB` (register 3).
     pub endpoint: Option<EndpointAddress>,
+    /// Whose endpoint that is from now on, if it is let through; set by `ServiceLB`.
+    pub affinity: Option<Affinity>,
     /// Its source is translated; set by `SNATMark`.
     pub snat: bool,
     /// It leaves by the port it came in by; set by `SNATMark`, or by its connection.

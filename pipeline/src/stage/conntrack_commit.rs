@@ -2,7 +2,7 @@
 //!
 //! Antrea: stage Conntrack, table `ConntrackCommit`.
 //! Reads: everything that was found out about the packet.
-//! Writes: the connection, with a key for each direction.
+//! Writes: the connection, with a key for each direction; the endpoint of a client with affinity.
 //! Hit: next table.  Miss: drop `ConnectionTableFull`, `ConnectionQuota`, `ConnectionClash`.
 //!
 //! Only what is let through comes here, so nothing is remembered of what was denied: each attempt
@@ -15,7 +15,7 @@ use crate::adjacency::AdjacencyTable;
 use crate::connection::{
     Decision, Direction, FlowKey, Ingress, NewConnection, NotInserted, Progress, Signal,
 };
-use crate::packet::{Packet, Tracking};
+use crate::packet::{Facts, Packet, Tracking};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
 use crate::state::State;
@@ -68,6 +68,7 @@ impl ConntrackCommit {
         };
         connections.note(id, Direction::Original, bytes, context.now_ms);
         connections.judge(id, new.progress, judged);
+        learn_affinity(packet, context);
         Ok(Verdict::Next)
     }
 
@@ -121,6 +122,17 @@ impl ConntrackCommit {
         }
         given_way
     }
+}
+
+/// The client of a Service has an endpoint from now on: not before policy has let it.
+fn learn_affinity(packet: &Packet<'_>, context: &Context<'_>) {
+    let Facts { affinity: Some(affinity), endpoint: Some(endpoint), .. } = packet.facts else {
+        return;
+    };
+    let service = context.state.services().by_id(affinity.service);
+    let seconds = service.map_or(0, |installed| installed.service.affinity_seconds);
+    let expires_ms = context.now_ms + u64::from(seconds) * 1000;
+    context.learned.affinities.learn(&affinity, endpoint, expires_ms, context.now_ms);
 }
 
 impl Table for ConntrackCommit {

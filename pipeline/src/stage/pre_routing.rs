@@ -2,7 +2,7 @@
 //!
 //! Antrea: stage PreRouting, tables `NodePortMark`, `SessionAffinity`, `ServiceLB`, `EndpointDNAT`.
 //! Reads: destination, protocol, ports, where the packet comes from.
-//! Writes: the Service, the endpoint and the marks of both; the destination; the client's affinity.
+//! Writes: the Service, the endpoint and the marks of both; the destination; whose affinity it is.
 //! Hit: next table, the packet being for the endpoint.  Miss: next table.
 //! Refused: a Service without endpoints, and an address of a Service at a port that no Service has.
 //!
@@ -182,14 +182,8 @@ impl ServiceLb {
         context.note(format_args!("{}: one of {}{policy}", service.name, list.len()));
         let hash = FixedState::with_seed(state.hash_seed()).hash_one(tuple);
         packet.facts.endpoint = list.choose(hash);
-        if let Some(endpoint) = packet.facts.endpoint
-            && service.affinity_seconds != 0
-            && !context.dry
-        {
-            let expires_ms = context.now_ms + u64::from(service.affinity_seconds) * 1000;
-            let affinity = asked.affinity(tuple.source);
-            context.learned.affinities.learn(&affinity, endpoint, expires_ms, context.now_ms);
-        }
+        packet.facts.affinity =
+            (service.affinity_seconds != 0).then(|| asked.affinity(tuple.source));
         Ok(Verdict::Next)
     }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::connection::{
-    ConnectionId, Direction, FlowKey, Found, Ingress, Judged, NotInserted, Tuple,
+    Account, ConnectionId, Direction, FlowKey, Found, Ingress, Judged, NotInserted, Tuple,
 };
 use crate::packet::{Facts, Packet, PacketSource, Tracking};
 use crate::run::Context;
@@ -47,7 +47,8 @@ pub(super) fn admit(packet: &Packet<'_>, context: &mut Context<'_>) -> Result<()
     }
     let ingress = ingress(packet, context.state).ok_or(DropReason::UnknownPort)?;
     let worker = &mut context.worker.connections;
-    let admitted = context.learned.connections.admit(ingress, context.now_ms, worker);
+    let account = Account::of(ingress, packet.facts.from_node);
+    let admitted = context.learned.connections.admit(account, context.now_ms, worker);
     admitted.map_err(reason)
 }
 
