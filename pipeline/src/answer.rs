@@ -2,13 +2,17 @@
 //!
 //! One packet in, at most one out, and an error quotes no more than it got: an answer never makes
 //! more traffic than its question. It answers the packet as its sender sent it, before it was
-//! translated, and goes back at once: no table judges it. RFC 4443 section 2.4 (f) also asks for a
-//! limit on their rate; the ingress port's budget is the limit.
+//! translated, and goes back at once: no table judges it. Each port has a budget of them.
+
+mod budget;
+
+pub(crate) use budget::ErrorBudget;
 
 use std::net::IpAddr;
 
 use crate::address::Mac;
 use crate::packet::{Packet, PacketSource, Tunnel};
+use crate::run::Context;
 use crate::stage::TableId;
 use crate::state::{State, is_host};
 use crate::translate;
@@ -31,7 +35,7 @@ const TTL: u8 = 64;
 /// be sent (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
 pub(crate) fn icmp_error(
     packet: &mut Packet<'_>,
-    state: &State,
+    context: &mut Context<'_>,
     error: Error,
     otherwise: DropReason,
 ) -> Result<Verdict, DropReason> {
@@ -41,7 +45,8 @@ pub(crate) fn icmp_error(
         return Err(otherwise);
     }
     let ip = restored(packet)?;
-    let mut back = Back::of(packet, &ip, state).ok_or(otherwise)?;
+    let mut back = Back::of(packet, &ip, context.state).ok_or(otherwise)?;
+    budget::charge(packet, context, matches!(error, Error::TooBig { .. }))?;
     if matches!(error, Error::Prohibited | Error::PortUnreachable) {
         back.address = ip.destination;
     }
@@ -60,7 +65,7 @@ pub(crate) fn icmp_error(
 /// may be sent.
 pub(crate) fn reset(
     packet: &mut Packet<'_>,
-    state: &State,
+    context: &mut Context<'_>,
     otherwise: DropReason,
 ) -> Result<Verdict, DropReason> {
     translate::restore(packet)?;
@@ -73,7 +78,8 @@ pub(crate) fn reset(
     let segment = packet.payload().get(ip.upper..ip.len).ok_or(DropReason::Malformed)?;
     let view = Tcp::parse(segment).ok_or(DropReason::Malformed)?;
     let repr = ResetRepr::answering(&view, segment.len()).ok_or(otherwise)?;
-    let back = Back::of(packet, &ip, state).ok_or(otherwise)?;
+    let back = Back::of(packet, &ip, context.state).ok_or(otherwise)?;
+    budget::charge(packet, context, false)?;
     let network_len = if ip.is_v6() { ipv6::LEN } else { ipv4::LEN };
     packet.renew(ethernet::LEN + network_len + tcp::LEN).map_err(|_| DropReason::NoHeadroom)?;
     let mut emit = || {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::affinity::AffinityTable;
+use crate::answer::ErrorBudget;
 use crate::audit::AuditBuffer;
 use crate::composed::ComposedMemory;
 use crate::connection::{ConnectionTable, ConnectionWorker, FragmentTable};
@@ -56,6 +57,8 @@ pub struct WorkerMemory {
     pub answers: AnswerBudget,
     /// How packets were decided about without the stages.
     pub composed: ComposedMemory,
+    /// How many errors and resets it may still build.
+    pub(crate) errors: ErrorBudget,
 }
 
 impl WorkerMemory {
@@ -67,6 +70,7 @@ impl WorkerMemory {
             audit: AuditBuffer::new(),
             answers: AnswerBudget::new(),
             composed: ComposedMemory::new(),
+            errors: ErrorBudget::new(),
         }
     }
 }

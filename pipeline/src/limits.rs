@@ -90,6 +90,18 @@ pub const ENCAPSULATION_MAX: usize = 14 + 40 + 8 + 8;
 /// Lines one trace can hold; the pipeline has fewer tables than that.
 pub const TRACE_STEPS_MAX: usize = 64;
 
+/// ICMP errors and TCP resets a second that a worker builds itself for what comes in by a Pod's
+/// port; four times as many for each of the world behind the gateway, all peers, and the node; and
+/// as many "too big" beside them. RFC 4443 section 2.4 (f) and RFC 1812 section 4.3.2.8 ask for a
+/// limit. Linux sends 1000 a second in all, and one a second to each host (`icmp_msgs_per_sec`,
+/// `icmp_ratelimit`), but as many "fragmentation needed" and resets as it takes. A port stands for
+/// a host here; clients that are refused try again a few times a second each.
+pub const ERRORS_PER_S: u32 = 1000;
+
+/// How many of those may go out at once after a pause: a Pod that starts and tries all of its
+/// Services, while none is there yet.
+pub const ERRORS_BURST: u32 = 1000;
+
 /// Connections that a table can hold at most: 3.5 GiB of memory.
 pub const CONNECTIONS_MAX: u32 = 1 << 24;
 

@@ -32,13 +32,13 @@ pub(crate) fn reject(
 ) -> Verdict {
     let rejected = packet.ip().and_then(|ip| {
         if ip.protocol == tcp::PROTOCOL {
-            return answer::reset(packet, context.state, otherwise);
+            return answer::reset(packet, context, otherwise);
         }
         let error = match rejection {
             Rejection::Prohibited => Error::Prohibited,
             Rejection::PortUnreachable => Error::PortUnreachable,
         };
-        answer::icmp_error(packet, context.state, error, otherwise)
+        answer::icmp_error(packet, context, error, otherwise)
     });
     rejected.unwrap_or_else(Verdict::Drop)
 }

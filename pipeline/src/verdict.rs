@@ -114,6 +114,8 @@ reasons! {
     SnatPortsExhausted,
     /// A Pod's own tunnel packet to a node: masqueraded, it would pass for this node's.
     ForgedTunnel,
+    /// An ICMP error or a reset was due, but its port has had as many a second as it may.
+    ErrorBudget,
     /// TTL or hop limit ran out where no ICMP error may be sent.
     TtlExceeded,
     /// Too big for the next link where no ICMP error may be sent.

@@ -2,8 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use seine_pipeline::audit::AuditLine;
-use seine_pipeline::connection::ConnectionTable;
-use seine_pipeline::limits::ConnectionLimits;
+use seine_pipeline::limits::{ConnectionLimits, ERRORS_BURST, ERRORS_PER_S};
 use seine_pipeline::state::{
     Action, Change, Group, Kind, Object, ObjectId, Rule, RuleDirection, RuleTable, Service,
     ServiceEndpoint,
@@ -14,15 +13,12 @@ use seine_pipeline::verdict::DropReason;
 /// A node where each Pod may send so many first packets, and no more ever.
 fn node(first_packets: u32) -> Node {
     let mut node = Node::with_pods(["a", "b"]);
-    node.learned.connections = ConnectionTable::new(
-        ConnectionLimits {
-            connections: 64,
-            per_port: 2,
-            first_packets_per_s: 0,
-            first_packets_burst: first_packets,
-        },
-        1,
-    );
+    node.limit_to(ConnectionLimits {
+        connections: 64,
+        per_port: 2,
+        first_packets_per_s: 0,
+        first_packets_burst: first_packets,
+    });
     node
 }
 
@@ -202,4 +198,56 @@ fn a_client_that_policy_denies_takes_no_place_among_those_with_affinity() {
     node.send(syn()).left_by("b");
     assert_eq!(node.learned.affinities.len(node.now_ms + 59_999), 1);
     assert_eq!(node.learned.affinities.len(node.now_ms + 60_000), 0);
+}
+
+#[test]
+fn errors_and_resets_are_as_many_a_second_as_a_port_may_have() {
+    let mut node = Node::with_pods(["a", "b", "c"]);
+    node.apply(&[group_b(), put(rule(Action::Reject))]);
+    let most = ERRORS_BURST as usize;
+    let answered = |fate: Fate, to: &str| match fate {
+        Fate::Left(port, _) => port == to,
+        other => {
+            assert_eq!(other, Fate::Dropped(DropReason::ErrorBudget));
+            false
+        }
+    };
+    let from_a = |node: &mut Node, number: usize| match number % 3 {
+        0 => node.send(tcp().from("a").to("b")),
+        1 => node.send(udp().from("a").to("b")),
+        _ => node.send(udp().from("a").to("remote").ttl(1)),
+    };
+    assert!((0..most).all(|number| answered(from_a(&mut node, number), "a")));
+    assert!((0..30).all(|number| !answered(from_a(&mut node, number), "a")));
+    // Others have theirs, and what is too big for its way has another.
+    assert!(answered(node.send(udp().from("c").to("b")), "c"));
+    let big = || udp().from("a").to("remote").payload_bytes(1460);
+    assert!((0..most).all(|_| answered(node.send(big()), "a")));
+    assert!(!answered(node.send(big()), "a"));
+    node.now_ms += 30;
+    let earned = (0..100).filter(|number| answered(from_a(&mut node, *number), "a")).count();
+    assert_eq!(earned, 30 * ERRORS_PER_S as usize / 1000);
+    node.now_ms += 3_600_000;
+    assert!((0..most).all(|number| answered(from_a(&mut node, number), "a")));
+    assert!(!answered(from_a(&mut node, 0), "a"));
+}
+
+#[test]
+fn a_full_table_takes_any_burst_of_first_packets_for_which_others_give_way() {
+    let mut node = Node::with_pods(["a", "b", "c"]);
+    node.limit(64, 64);
+    node.apply(&[group_b(), put(rule(Action::Allow))]);
+    let probe = |from, port| udp().from(from).to("b").source_port(port);
+    for port in 1..=64 {
+        node.send(probe("a", port)).left_by("b");
+    }
+    // All of one round: nobody expires anything meanwhile.
+    for port in 1..=1000 {
+        node.send(probe("c", port)).left_by("b");
+    }
+    let occupancy = node.learned.connections.occupancy();
+    assert_eq!((occupancy.used, occupancy.evicted), (64, 1000));
+    let (id, _) = node.state.rules().next().unwrap();
+    let counts = node.worker.tallies.get(id);
+    assert_eq!((counts.sessions, counts.packets), (1064, 1000), "of those that are over");
 }

@@ -166,7 +166,7 @@ impl ConnectionTable {
         now_ms: u64,
         worker: &mut ConnectionWorker,
     ) -> bool {
-        // Not reported yet, and there is no room for more: somebody does not call `expire`.
+        // Not reported yet, and there is no room for more: nobody has asked about them.
         if worker.evicted.len() == worker.evicted.capacity() {
             return false;
         }

@@ -21,6 +21,7 @@ mod wheel;
 mod words;
 
 pub use budget::Account;
+pub(crate) use budget::{Budget, Rate};
 pub use fragment::FragmentTable;
 pub(crate) use judged::Judged;
 pub use key::{Direction, FlowKey, Ingress, Tuple};

@@ -7,7 +7,7 @@
 //! How connections get in is in [`insertion`](super::insertion).
 
 use super::bucket::{Buckets, Place};
-use super::budget::{Budget, quota};
+use super::budget::{Budget, first_packets, quota};
 use super::free::FreeList;
 use super::memory::{ConnectionMemory, LINE_WORDS, Line};
 use super::record::{RECORD_LINES, Record, Snapshot};
@@ -29,7 +29,7 @@ const PLACES: usize = 4;
 pub struct ConnectionWorker {
     pub(super) wheel: Wheel,
     budget: Budget,
-    /// Connections that had to give way, until [`ConnectionTable::expire`] reports them.
+    /// Connections that had to give way, until somebody asks.
     pub(super) evicted: Vec<Ended>,
 }
 
@@ -41,6 +41,12 @@ impl ConnectionWorker {
             budget: Budget::new(),
             evicted: Vec::with_capacity(BATCH_MAX),
         }
+    }
+
+    /// Reports the connections that had to give way since somebody asked. An insertion makes a few
+    /// at most; whoever makes many should ask after each, for there is room for a batch of them.
+    pub fn report_evicted(&mut self, on_end: impl FnMut(Ended)) {
+        self.evicted.drain(..).for_each(on_end);
     }
 }
 
@@ -128,7 +134,7 @@ impl ConnectionTable {
         now_ms: u64,
         worker: &mut ConnectionWorker,
     ) -> Result<(), NotInserted> {
-        let admitted = worker.budget.take(&self.limits, account, now_ms);
+        let admitted = worker.budget.take(first_packets(&self.limits), account, now_ms);
         admitted.then_some(()).ok_or(NotInserted::Budget)
     }
 
@@ -205,7 +211,7 @@ impl ConnectionTable {
         limit: usize,
         mut on_end: impl FnMut(&Ended),
     ) -> usize {
-        worker.evicted.drain(..).for_each(|ended| on_end(&ended));
+        worker.report_evicted(|ended| on_end(&ended));
         worker.wheel.turn_to(now_ms);
         for looked_at in 0..limit {
             let link = |index| self.record(index).map(|record| record.wheel);

@@ -56,6 +56,10 @@ impl ConntrackCommit {
             let worker = &mut context.worker.connections;
             inserted = connections.insert(&new, context.now_ms, worker);
         }
+        let tallies = &context.worker.tallies;
+        context.worker.connections.report_evicted(|ended| {
+            tallies.account(&ended.connection, &ended.counts);
+        });
         let id = match inserted {
             Ok(id) => id,
             Err(NotInserted::Exists) => {

@@ -20,6 +20,8 @@ pub mod validation;
 
 use std::fmt;
 
+pub(crate) use tracking::ingress as ingress_of;
+
 use crate::adjacency::AdjacencyTable;
 use crate::packet::Packet;
 use crate::run::Context;

@@ -290,14 +290,14 @@ impl L3DecTtl {
         if lower && ip.ttl <= 1 {
             context.note(format_args!("no hops left"));
             let otherwise = DropReason::TtlExceeded;
-            return answer::icmp_error(packet, context.state, Error::TimeExceeded, otherwise);
+            return answer::icmp_error(packet, context, Error::TimeExceeded, otherwise);
         }
         let mtu = packet.facts.mtu;
         if ip.len > mtu {
             context.note(format_args!("{} bytes are more than the MTU, {mtu}", ip.len));
             // An MTU comes from a 16-bit field.
             let error = Error::TooBig { mtu: u16::try_from(mtu).unwrap_or(u16::MAX) };
-            return answer::icmp_error(packet, context.state, error, DropReason::PacketTooBig);
+            return answer::icmp_error(packet, context, error, DropReason::PacketTooBig);
         }
         if lower {
             let ttl = ip.ttl - 1;

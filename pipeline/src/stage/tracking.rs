@@ -75,7 +75,7 @@ pub(super) fn is_judged(
 }
 
 /// What a packet came in by, as far as it belongs to its connection.
-pub(super) fn ingress(packet: &Packet<'_>, state: &State) -> Option<Ingress> {
+pub(crate) fn ingress(packet: &Packet<'_>, state: &State) -> Option<Ingress> {
     match packet.facts.source? {
         PacketSource::Pod => {
             state.port(packet.ingress).map(|port| Ingress::Pod(port.id, port.generation))

@@ -25,7 +25,11 @@ impl Node {
 
     /// Forgets all connections, and has room for so many from now on.
     pub fn limit(&mut self, connections: u32, per_port: u32) {
-        let limits = ConnectionLimits { connections, per_port, ..ConnectionLimits::default() };
+        self.limit_to(ConnectionLimits { connections, per_port, ..ConnectionLimits::default() });
+    }
+
+    /// As [`limit`](Self::limit), with all limits of connections.
+    pub fn limit_to(&mut self, limits: ConnectionLimits) {
         self.learned.connections = ConnectionTable::new(limits, 1);
         self.worker = WorkerMemory::new();
         if let Some(twin) = &mut self.twin {
