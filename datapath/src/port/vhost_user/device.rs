@@ -17,6 +17,7 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use super::events::{self, Doorbell};
 use super::fault::GuestFault;
 use super::features;
+use super::inflight::{self, Track};
 use super::lane::Lane;
 use super::memory::{GuestMemory, REGIONS_MAX, RegionPlace};
 use super::ring::{Direction, RING_SIZE_MAX, Ring, RingAddresses, RingSetup};
@@ -40,13 +41,15 @@ pub(super) struct Device {
     shared: Arc<Shared>,
     features: u64,
     memory: Arc<GuestMemory>,
+    /// Where rings stand, kept by the front end over our death.
+    inflight: Option<GuestMemory>,
     vrings: Vec<Vring>,
 }
 
 impl Device {
     pub fn new(shared: Arc<Shared>) -> Device {
         let vrings = std::iter::repeat_with(Vring::default).take(2 * QUEUE_PAIRS_MAX).collect();
-        Device { shared, features: 0, memory: Arc::default(), vrings }
+        Device { shared, features: 0, memory: Arc::default(), inflight: None, vrings }
     }
 
     /// Forgets everything about the front end.
@@ -57,6 +60,11 @@ impl Device {
         }
         self.features = 0;
         self.memory = Arc::default();
+        self.inflight = None;
+    }
+
+    fn track(&self, index: usize) -> Option<Track> {
+        self.inflight.as_ref().and_then(|region| Track::of(region, index))
     }
 
     /// Takes a ring from its worker, if it has it.
@@ -73,7 +81,7 @@ impl Device {
 
     /// Gives a ring to its worker, if it is described whole.
     fn start(&mut self, index: usize) -> Result<()> {
-        let shared = self.shared.clone();
+        let (shared, track) = (self.shared.clone(), self.track(index));
         let vring = &mut self.vrings[index];
         let Some(addresses) = vring.addresses else { return Ok(()) };
         let ready = vring.started && vring.enabled && vring.size > 0 && !self.memory.is_empty();
@@ -92,8 +100,8 @@ impl Device {
             event_index: self.features & features::EVENT_INDEX != 0,
         };
         let packed = self.features & features::RING_PACKED != 0;
-        let ring =
-            Ring::new(&self.memory, packed, setup).map_err(|fault| refuse(&shared, fault))?;
+        let ring = Ring::new(&self.memory, packed, setup, track)
+            .map_err(|fault| refuse(&shared, fault))?;
         let agreement = features::agreement(self.features, shared.packet_bytes_max);
         let mut lane = Lane::new(ring, self.memory.clone(), agreement, shared.polled);
         (lane.kick, lane.call) = (vring.kick.take(), vring.call.take());
@@ -234,6 +242,9 @@ impl VhostUserBackendReqHandlerMut for Device {
         self.change(at, |vring| {
             (vring.started, vring.kick, vring.call) = (false, None, None);
         })?;
+        if let Some(track) = self.track(at) {
+            track.forget();
+        }
         Ok(VhostUserVringState::new(index, self.vrings[at].base))
     }
 
@@ -291,12 +302,16 @@ impl VhostUserBackendReqHandlerMut for Device {
         not_offered("there are no shared objects")
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        not_offered("tracking of buffers under way is not offered")
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let VhostUserInflight { num_queues: rings, queue_size: size, .. } = *wanted;
+        let file = inflight::create(rings).map_err(Error::ReqHandlerError)?;
+        Ok((VhostUserInflight::new(inflight::bytes(rings), 0, rings, size), file))
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        not_offered("tracking of buffers under way is not offered")
+    fn set_inflight_fd(&mut self, place: &VhostUserInflight, file: File) -> Result<()> {
+        let (offset, bytes) = (place.mmap_offset, place.mmap_size);
+        let region = inflight::map(&file, offset, bytes).map_err(|fault| self.fail(fault))?;
+        self.change_all(|device| device.inflight = Some(region))
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

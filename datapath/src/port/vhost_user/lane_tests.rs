@@ -53,7 +53,7 @@ fn lane(memory: &GuestMemory, direction: Direction, features: u64) -> Lane {
         direction,
         event_index: features & EVENT_INDEX != 0,
     };
-    let ring = Ring::new(memory, packed, setup).unwrap();
+    let ring = Ring::new(memory, packed, setup, None).unwrap();
     Lane::new(ring, Arc::new(memory.clone()), features::agreement(features, 1514), false)
 }
 

@@ -22,6 +22,7 @@ mod events;
 mod fault;
 mod features;
 mod guard;
+mod inflight;
 mod lane;
 #[cfg(test)]
 mod lane_tests;

@@ -6,6 +6,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::fault::GuestFault;
+use super::inflight::Track;
 use super::memory::{Area, GuestMemory};
 use super::ring::{
     Buffer, CHAIN_MAX, Descriptor, Direction, INDIRECT, NEXT, RingSetup, Spans, WRITE, passes,
@@ -67,10 +68,15 @@ pub(super) struct PackedRing {
     first: Option<(u16, u16)>,
     /// Where `put` stood when the driver was last considered.
     told: PackedPosition,
+    track: Option<Track>,
 }
 
 impl PackedRing {
-    pub fn new(memory: &GuestMemory, setup: RingSetup) -> Result<PackedRing, GuestFault> {
+    pub fn new(
+        memory: &GuestMemory,
+        setup: RingSetup,
+        track: Option<Track>,
+    ) -> Result<PackedRing, GuestFault> {
         let places = setup.addresses;
         // The upper half would tell of buffers under way; there are none when a ring stops.
         let mut next = PackedPosition::parse(setup.base as u16);
@@ -86,9 +92,27 @@ impl PackedRing {
             put: next,
             first: None,
             told: next,
+            track,
         };
+        ring.resume();
         ring.ask_for_kicks(false);
         Ok(ring)
+    }
+
+    /// Goes on where a back end before us came to, if it left word.
+    fn resume(&mut self) {
+        let Some(track) = &self.track else { return };
+        let is_shown = |word| {
+            let at = PackedPosition::parse(word);
+            let flags = self.flags(at.slot % self.size, Ordering::Acquire);
+            (flags & AVAILABLE != 0) == at.wrap && (flags & USED != 0) == at.wrap
+        };
+        if let Some(word) = track.resume(self.size, is_shown) {
+            let mut at = PackedPosition::parse(word);
+            at.slot %= self.size;
+            (self.next, self.put, self.told) = (at, at, at);
+        }
+        track.begin(self.size, self.put.word());
     }
 
     fn flags(&self, slot: u16, order: Ordering) -> u16 {
@@ -178,8 +202,14 @@ impl PackedRing {
     }
 
     pub fn publish(&mut self) {
-        if let Some((slot, flags)) = self.first.take() {
-            self.descriptors.store(usize::from(slot) * 16 + FLAGS, flags, Ordering::Release);
+        let Some((slot, flags)) = self.first.take() else { return };
+        let put = self.put.word();
+        if let Some(track) = &self.track {
+            track.announce(put);
+        }
+        self.descriptors.store(usize::from(slot) * 16 + FLAGS, flags, Ordering::Release);
+        if let Some(track) = &self.track {
+            track.confirm(put);
         }
     }
 

@@ -7,6 +7,7 @@
 use arrayvec::ArrayVec;
 
 use super::fault::GuestFault;
+use super::inflight::Track;
 use super::memory::{GuestMemory, Span};
 use super::packed::{PackedPosition, PackedRing};
 use super::split::SplitRing;
@@ -83,10 +84,15 @@ pub(super) enum Position {
 
 impl Ring {
     /// A ring within `memory`.
-    pub fn new(memory: &GuestMemory, packed: bool, setup: RingSetup) -> Result<Ring, GuestFault> {
+    pub fn new(
+        memory: &GuestMemory,
+        packed: bool,
+        setup: RingSetup,
+        track: Option<Track>,
+    ) -> Result<Ring, GuestFault> {
         Ok(match packed {
             false => Ring::Split(SplitRing::new(memory, setup)?),
-            true => Ring::Packed(PackedRing::new(memory, setup)?),
+            true => Ring::Packed(PackedRing::new(memory, setup, track)?),
         })
     }
 

@@ -1,13 +1,16 @@
 //! The front end's half of the vhost-user protocol, written from its specification: independent of
 //! the library that the port uses, and able to say what no honest front end says.
 
+#![allow(unsafe_code, reason = "takes descriptors from messages")]
+
 use std::fs::File;
-use std::io::{IoSlice, Read};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{IoSlice, IoSliceMut, Read};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// Requests by number.
 pub mod request {
@@ -26,6 +29,8 @@ pub mod request {
     pub const SET_PROTOCOL_FEATURES: u32 = 16;
     pub const GET_QUEUE_NUM: u32 = 17;
     pub const SET_VRING_ENABLE: u32 = 18;
+    pub const GET_INFLIGHT_FD: u32 = 31;
+    pub const SET_INFLIGHT_FD: u32 = 32;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
     pub const ADD_MEM_REG: u32 = 37;
     pub const REM_MEM_REG: u32 = 38;
@@ -120,6 +125,26 @@ impl FrontEnd {
         words.iter().for_each(|word| body.extend(word.to_le_bytes()));
         let files: Vec<RawFd> = file.iter().map(|file| file.as_raw_fd()).collect();
         self.tell(request, &body, &files)
+    }
+
+    /// Asks for a region to keep over the other side's death: its file, and where it is in it.
+    pub fn keepsake(&mut self, rings: u16, size: u16) -> Option<(File, [u8; 24])> {
+        let mut body = [0; 24];
+        body[16..18].copy_from_slice(&rings.to_le_bytes());
+        body[18..20].copy_from_slice(&size.to_le_bytes());
+        self.send(request::GET_INFLIGHT_FD, 0, &body, &[]);
+        let (mut header, mut place) = ([0; 12], [0; 24]);
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut place)];
+        let mut space = cmsg_space!(RawFd);
+        let flags = MsgFlags::MSG_WAITALL;
+        let socket = self.stream.as_raw_fd();
+        let message = recvmsg::<()>(socket, &mut parts, Some(&mut space), flags).ok()?;
+        let file = message.cmsgs().ok()?.find_map(|control| match control {
+            ControlMessageOwned::ScmRights(files) => files.first().copied(),
+            _ => None,
+        })?;
+        // SAFETY: the kernel made this descriptor for the message, and nobody else has it.
+        Some((unsafe { File::from_raw_fd(file) }, place))
     }
 
     /// Says a number about a ring.

@@ -3,6 +3,7 @@
 pub mod driver;
 pub mod front_end;
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -99,6 +100,8 @@ pub struct Guest {
     pub memory: Memory,
     pub front_end: FrontEnd,
     pub rings: Vec<GuestRing>,
+    /// What the port left for whoever comes after it.
+    keepsake: Option<(File, [u8; 24])>,
 }
 
 impl Guest {
@@ -116,7 +119,8 @@ impl Guest {
             GuestRing { driver, kick: eventfd(), call: eventfd(), buffers, free }
         };
         let rings = (0..rings).map(ring).collect();
-        let mut guest = Guest { shape, memory, front_end: FrontEnd::new(stream), rings };
+        let front_end = FrontEnd::new(stream);
+        let mut guest = Guest { shape, memory, front_end, rings, keepsake: None };
         guest.negotiate();
         guest.begin();
         guest
@@ -139,6 +143,25 @@ impl Guest {
         assert!(self.front_end.event(request::SET_VRING_KICK, ring as u32, kick));
     }
 
+    /// As `reconnect`, by a front end that does not know where its rings stand, and kept what the
+    /// port had left for this.
+    pub fn reconnect_by_keepsake(&mut self, stream: UnixStream) {
+        self.front_end = FrontEnd::new(stream);
+        self.negotiate();
+        let (file, place) = self.keepsake.as_ref().expect("it was kept");
+        assert!(self.front_end.tell(request::SET_INFLIGHT_FD, place, &[file.as_raw_fd()]));
+        let start = if self.shape.packed { 1 << 15 } else { 0 };
+        (0..self.rings.len()).for_each(|ring| self.describe(ring, start));
+    }
+
+    /// Asks the port to leave word of where the rings stand.
+    pub fn keep_track(&mut self) {
+        let rings = self.rings.len() as u16;
+        let kept = self.front_end.keepsake(rings, SIZE).expect("it is offered");
+        assert!(self.front_end.tell(request::SET_INFLIGHT_FD, &kept.1, &[kept.0.as_raw_fd()]));
+        self.keepsake = Some(kept);
+    }
+
     fn reclaim(&mut self, ring: usize) {
         while ring % 2 == 1
             && let Some((id, _)) = self.rings[ring].driver.used(&self.memory)
@@ -157,24 +180,28 @@ impl Guest {
     /// Describes all rings and posts the receive buffers.
     fn begin(&mut self) {
         for index in 0..self.rings.len() {
-            let (at, base) = (index as u32, self.rings[index].driver.base());
-            let [descriptors, driver, device] =
-                self.rings[index].driver.places.map(|place| USER + place as u64);
-            let talk = &mut self.front_end;
-            assert!(talk.ring(request::SET_VRING_NUM, at, SIZE.into()));
-            assert!(talk.ring(request::SET_VRING_BASE, at, base));
-            assert!(talk.place(at, 0, [descriptors, device, driver]));
-            let GuestRing { kick, call, .. } = &self.rings[index];
-            let (kick, call) = (kick.as_raw_fd(), call.as_raw_fd());
-            assert!(talk.event(request::SET_VRING_CALL, at, call));
-            assert!(talk.event(request::SET_VRING_KICK, at, kick));
-            assert!(talk.ring(request::SET_VRING_ENABLE, at, 1));
+            self.describe(index, self.rings[index].driver.base());
             if index % 2 == 0 {
                 while let Some(id) = self.rings[index].free.pop() {
                     self.post(index, id);
                 }
             }
         }
+    }
+
+    fn describe(&mut self, index: usize, base: u32) {
+        let at = index as u32;
+        let [descriptors, driver, device] =
+            self.rings[index].driver.places.map(|place| USER + place as u64);
+        let talk = &mut self.front_end;
+        assert!(talk.ring(request::SET_VRING_NUM, at, SIZE.into()));
+        assert!(talk.ring(request::SET_VRING_BASE, at, base));
+        assert!(talk.place(at, 0, [descriptors, device, driver]));
+        let GuestRing { kick, call, .. } = &self.rings[index];
+        let (kick, call) = (kick.as_raw_fd(), call.as_raw_fd());
+        assert!(talk.event(request::SET_VRING_CALL, at, call));
+        assert!(talk.event(request::SET_VRING_KICK, at, kick));
+        assert!(talk.ring(request::SET_VRING_ENABLE, at, 1));
     }
 
     fn parts(&self, ring: usize, id: u16, len: usize, write: bool) -> Vec<Part> {

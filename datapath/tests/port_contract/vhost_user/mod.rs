@@ -35,6 +35,18 @@ fn receive(queue: &mut dyn Queue, frames: &mut FrameCache, count: usize) -> Vec<
     numbers
 }
 
+/// Receives so many at most, in one look.
+fn receive_at_most(queue: &mut dyn Queue, frames: &mut FrameCache, count: usize) -> Vec<u32> {
+    let mut batch = Batch::new();
+    let filler = batch.capacity() - count;
+    batch.extend((0..filler).map(|_| frames.allocate().unwrap()));
+    queue.receive(frames, &mut batch);
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes[14..18].try_into().unwrap());
+    let numbers = batch.iter().skip(filler).map(|frame| number(frame.bytes())).collect();
+    batch.drain(..).for_each(|frame| frames.free(frame));
+    numbers
+}
+
 fn batch(frames: &mut FrameCache, samples: &[Sample]) -> Batch {
     let fill = |sample: &Sample| {
         let mut frame = frames.allocate().unwrap();
@@ -102,6 +114,41 @@ fn a_port_that_comes_back_loses_and_doubles_nothing_that_was_under_way() {
         let left = 200 - seen.len();
         seen.extend(receive(port.queues[0].as_mut(), &mut frames, left));
         assert!(seen.into_iter().eq(0..200));
+        close(&place, port, frames);
+    }
+}
+
+#[test]
+fn a_front_end_that_lost_count_is_told_by_what_the_port_left_with_it() {
+    for packed in [false, true] {
+        let place = Place::new();
+        let mut port = place.open(Mode::Server, 1, false);
+        let mut frames = FrameCache::new(place.region);
+        let mut guest = Guest::new(Shape { packed, ..SPLIT }, connect(&place.socket()));
+        guest.keep_track();
+        let mut seen = Vec::new();
+        // Several times round a ring of 1024.
+        for round in 0..30 {
+            let part = numbered(round * 50..round * 50 + 50);
+            assert!(part.iter().all(|sample| guest.send(sample)));
+            let count = if round == 29 { 20 } else { 50 };
+            while seen.len() < (round * 50) as usize + count {
+                seen.extend(receive_at_most(port.queues[0].as_mut(), &mut frames, 10));
+            }
+        }
+        close(&place, port, frames);
+
+        let mut port = place.open(Mode::Server, 1, false);
+        let mut frames = FrameCache::new(place.region);
+        guest.reconnect_by_keepsake(connect(&place.socket()));
+        let left = 1500 - seen.len();
+        assert!(left > 0, "something was under way");
+        seen.extend(receive(port.queues[0].as_mut(), &mut frames, left));
+        assert!(seen.into_iter().eq(0..1500));
+        let mut out = batch(&mut frames, &numbered(0..40));
+        port.queues[0].transmit(&mut frames, &mut out);
+        assert_eq!(std::iter::from_fn(|| guest.collect()).count(), 40);
+        assert_eq!(port.queues[0].fault(), None);
         close(&place, port, frames);
     }
 }
