@@ -198,8 +198,9 @@ impl Agent {
             encap_mode: self.configuration.encap_mode(),
             tunnel_type: self.configuration.tunnel_type(),
         };
-        let network = node_network(cluster, &self.configuration.node_name, underlay)
+        let mut network = node_network(cluster, &self.configuration.node_name, underlay)
             .map_err(|error| error.to_string())?;
+        network.keep_node_ports_within(&self.configuration.antrea_proxy.node_port_addresses);
         self.attachments.set_ranges(&network.local.pod_cidrs).map_err(|error| error.to_string())?;
         Ok(network)
     }

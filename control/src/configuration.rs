@@ -41,6 +41,17 @@ pub struct Configuration {
     /// Where audit lines of policies go.
     #[serde(rename = "auditLogging")]
     pub audit_logging: AuditLogging,
+    /// How Services are reached.
+    #[serde(rename = "antreaProxy")]
+    pub antrea_proxy: AntreaProxy,
+}
+
+/// Antrea's `antreaProxy`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct AntreaProxy {
+    /// At which of the node's addresses NodePorts are reached; empty: at all of them.
+    pub node_port_addresses: Vec<IpNet>,
 }
 
 /// Antrea's `auditLogging`.
@@ -76,6 +87,7 @@ impl Default for Configuration {
             service_cidr_v6: String::new(),
             default_mtu: 0,
             audit_logging: AuditLogging::default(),
+            antrea_proxy: AntreaProxy::default(),
         }
     }
 }
@@ -125,6 +137,11 @@ defaultMTU = 0
 file = "/var/log/seine/networkpolicy/np.log"
 maxSize = 500
 maxBackups = 3
+
+# At which of the Node's addresses of type InternalIP NodePorts are reached: those within one of
+# these ranges, such as "192.0.2.0/24". Empty, Antrea's default: at all of them.
+[antreaProxy]
+nodePortAddresses = []
 "#;
 
 /// Why a configuration is not taken.
@@ -347,6 +364,14 @@ mod tests {
         assert_eq!(ranges, ["fd00:96::/108".parse().unwrap()]);
         let error = load("serviceCIDR = \"fd00:96::/108\"").unwrap_err();
         assert!(error.to_string().contains("no range of IPv4"), "{error}");
+    }
+
+    #[test]
+    fn ranges_of_node_port_addresses_are_ranges() {
+        let text = "[antreaProxy]\nnodePortAddresses = [\"192.0.2.0/24\", \"2001:db8::/32\"]";
+        assert_eq!(load(text).unwrap().antrea_proxy.node_port_addresses.len(), 2);
+        let error = load("[antreaProxy]\nnodePortAddresses = [\"eth0\"]").unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
     }
 
     #[test]

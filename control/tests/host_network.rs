@@ -21,6 +21,7 @@ fn network(encap_mode: EncapMode) -> NodeNetwork {
         tunnel_address: "192.0.2.1".parse().unwrap(),
         tunnel_mtu: 1450,
         addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        node_port_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         encap_mode,
         tunnel_type: TunnelType::Geneve,
     };

@@ -65,6 +65,10 @@ pub const AUDIT_PENDING_MAX: usize = 1024;
 /// slots for this many.
 pub const SERVICE_ENDPOINTS_MAX: usize = crate::table::MEMBERS_MAX;
 
+/// Ranges of clients of one Service. Each is looked at for a client that opens a connection to a
+/// load balancer's address, which takes a microsecond for so many.
+pub const SOURCE_RANGES_MAX: usize = 256;
+
 /// Clients whose endpoint is remembered, of all Services with affinity: 64 bytes each. One that is
 /// forgotten early is sent to an endpoint anew, which may be another.
 pub const AFFINITIES_MAX: usize = 1 << 16;

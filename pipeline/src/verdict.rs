@@ -110,6 +110,8 @@ reasons! {
     NoEndpoint,
     /// Sent to an address of Services at a port that none of them has, and may not be answered.
     NoService,
+    /// Sent to a load balancer's address of a Service by a client that is not in its source ranges.
+    ServiceSource,
     /// No source port is left for a translated source.
     SnatPortsExhausted,
     /// A Pod's own tunnel packet to a node: masqueraded, it would pass for this node's.

@@ -26,7 +26,7 @@
 //!      of GROUP... [peer GROUP...] [is TRAFFIC...] [log PRIORITY]
 //!                                     @NAME in place of a group: a Service
 //!                                     traffic: tcp, udp:53, tcp:80-90, icmp:8
-//! service NAME tcp|udp|sctp PORT at ADDRESS... [external ADDRESS...] [node-port N]
+//! service NAME tcp|udp|sctp PORT at ADDRESS... [external ADDRESS... [for RANGE...]] [node-port N]
 //!      [affinity SECONDS] [internal-local] [external-local] to ENDPOINT:PORT...
 //! wait SECONDS
 //! ```

@@ -77,6 +77,8 @@ fn service(node: &Node, number: usize, shape: &Shape) -> Service {
         affinity_seconds: shape.affinity_seconds,
         internal_local: flag(3),
         external_local: flag(4),
+        restricted_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         endpoints: shape.endpoints.iter().flat_map(endpoint).collect(),
     }
 }

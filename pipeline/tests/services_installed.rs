@@ -31,6 +31,8 @@ fn service(name: &str, address: &str) -> Service {
         affinity_seconds: 0,
         internal_local: false,
         external_local: false,
+        restricted_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         endpoints: vec![endpoint("10.10.1.2", 5353), endpoint("10.10.2.7", 5353)],
     }
 }
@@ -52,7 +54,22 @@ fn changed(change: impl Fn(&mut Service)) -> Service {
 #[test]
 fn a_service_that_cannot_be_is_refused_with_field_and_reason() {
     type Edit = fn(&mut Service);
-    let cases: [(Edit, &str, &str); 15] = [
+    let cases: [(Edit, &str, &str); 18] = [
+        (
+            |it| it.restricted_addresses.push(ip("203.0.113.9")),
+            "restricted_addresses",
+            "203.0.113.9 is none of its external addresses",
+        ),
+        (
+            |it| it.source_ranges.push("10.0.0.1/8".parse().unwrap()),
+            "source_ranges",
+            "10.0.0.1/8 has bits set behind its length",
+        ),
+        (
+            |it| it.source_ranges = vec!["10.0.0.0/8".parse().unwrap(); 257],
+            "source_ranges",
+            "there are more than 256",
+        ),
         (|it| it.protocol = 1, "protocol", "1 is not TCP, UDP or SCTP"),
         (|it| it.port = 0, "port", "0 is no port"),
         (|it| it.affinity_seconds = 86_401, "affinity_seconds", "86401 is more than 86400"),

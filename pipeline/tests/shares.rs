@@ -188,6 +188,8 @@ fn a_client_that_policy_denies_takes_no_place_among_those_with_affinity() {
             affinity_seconds: 60,
             internal_local: false,
             external_local: false,
+            restricted_addresses: Vec::new(),
+            source_ranges: Vec::new(),
             endpoints: vec![endpoint],
         })),
     ]);

@@ -47,8 +47,10 @@ pub struct LocalNode {
     pub tunnel_address: IpAddr,
     /// The MTU of Pods and of `seine-gw0`, bytes.
     pub tunnel_mtu: u32,
-    /// Its addresses on the underlay, at which NodePorts are reached.
+    /// Its addresses on the underlay.
     pub addresses: Vec<IpAddr>,
+    /// Those of them at which NodePorts are reached.
+    pub node_port_addresses: Vec<IpAddr>,
     /// How Pods of different nodes reach each other.
     pub encap_mode: v1::node::EncapMode,
     /// By which tunnel, if by one.
@@ -131,6 +133,7 @@ pub fn node_network(
         tunnel_address,
         tunnel_mtu: tunnel_mtu(underlay, tunnel_address, &node.pod_cidrs)?,
         addresses: node.internal_addresses.clone(),
+        node_port_addresses: node.internal_addresses.clone(),
         encap_mode: underlay.encap_mode,
         tunnel_type: underlay.tunnel_type,
     };
@@ -226,6 +229,12 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
 }
 
 impl NodeNetwork {
+    /// Lets NodePorts be reached only at addresses within these ranges; none: at all of them.
+    pub fn keep_node_ports_within(&mut self, ranges: &[IpNet]) {
+        let within = |address: &IpAddr| ranges.iter().any(|range| range.contains(address));
+        self.local.node_port_addresses.retain(|address| ranges.is_empty() || within(address));
+    }
+
     /// The objects of the datapath: the node and its peers.
     pub fn objects(&self) -> Vec<v1::Object> {
         let node = v1::object::Kind::Node(v1::Node {
@@ -236,7 +245,7 @@ impl NodeNetwork {
             tunnel_mtu: self.local.tunnel_mtu,
             encap_mode: self.local.encap_mode.into(),
             tunnel_type: self.local.tunnel_type.into(),
-            node_port_addresses: texts(&self.local.addresses),
+            node_port_addresses: texts(&self.local.node_port_addresses),
         });
         let peers = self.peers.iter().map(|peer| {
             v1::object::Kind::Peer(v1::Peer {

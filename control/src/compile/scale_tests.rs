@@ -77,6 +77,8 @@ fn add_service(cluster: &mut Cluster, index: u32) {
         selector: labels(&format!("app=app-{index}")),
         cluster_addresses: vec![format!("10.96.{third}.{fourth}").parse().unwrap()],
         external_addresses: Vec::new(),
+        load_balancer_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         ports: vec![port],
         affinity_seconds: None,
         internal_local: false,

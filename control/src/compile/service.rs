@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use seine_datapath_api::v1;
 
 use super::group::selector_of;
@@ -251,6 +252,16 @@ impl Offer<'_> {
             service.external_addresses.iter().map(IpAddr::to_string).collect();
         external.sort_unstable();
         external.dedup();
+        let mut source_ranges: Vec<String> =
+            service.source_ranges.iter().map(IpNet::to_string).collect();
+        source_ranges.sort_unstable();
+        source_ranges.dedup();
+        let mut restricted: Vec<String> = match source_ranges.is_empty() {
+            true => Vec::new(),
+            false => service.load_balancer_addresses.iter().map(IpAddr::to_string).collect(),
+        };
+        restricted.sort_unstable();
+        restricted.dedup();
         v1::Service {
             name: name.clone(),
             protocol: port.protocol.number().into(),
@@ -262,6 +273,8 @@ impl Offer<'_> {
             internal_local: service.internal_local,
             external_local: service.external_local,
             endpoints,
+            restricted_addresses: restricted,
+            source_ranges,
         }
     }
 }

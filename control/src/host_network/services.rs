@@ -57,7 +57,8 @@ impl ServicePlan {
         ranges: &[IpNet],
         network: &NodeNetwork,
     ) -> Self {
-        let mut plan = Self { node_addresses: network.local.addresses.clone(), ..Self::default() };
+        let node_addresses = network.local.node_port_addresses.clone();
+        let mut plan = Self { node_addresses, ..Self::default() };
         for service in services.filter(|service| !service.cluster_addresses.is_empty()) {
             for address in &service.cluster_addresses {
                 let range = ranges.iter().find(|range| range.contains(address)).copied();
@@ -131,6 +132,7 @@ mod tests {
             tunnel_address: "192.0.2.1".parse().unwrap(),
             tunnel_mtu: 1450,
             addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            node_port_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             encap_mode: Default::default(),
             tunnel_type: Default::default(),
         };
@@ -151,6 +153,8 @@ mod tests {
             selector: BTreeMap::new(),
             cluster_addresses: list(cluster),
             external_addresses: list(external),
+            load_balancer_addresses: Vec::new(),
+            source_ranges: Vec::new(),
             ports: vec![ServicePort {
                 name: String::new(),
                 protocol: Protocol::Tcp,
@@ -181,6 +185,17 @@ mod tests {
         let found = plan(&[service(&["10.200.0.1", "fd00:96::1"], &["203.0.113.7"], Some(30080))]);
         assert_eq!(destinations(&found), ["10.200.0.1/32", "203.0.113.7/32", "fd00:96::1/128"]);
         assert_eq!(found.node_ports, BTreeSet::from([(6, 30080)]));
+    }
+
+    #[test]
+    fn node_ports_are_reached_at_addresses_of_their_ranges_alone() {
+        assert_eq!(plan(&[]).node_addresses.len(), 2);
+        let mut network = network();
+        for (range, count) in [("192.0.2.0/24", 1), ("198.51.100.0/24", 0)] {
+            network.keep_node_ports_within(&[range.parse().unwrap()]);
+            let found = ServicePlan::new([].iter(), &[], &network);
+            assert_eq!(found.node_addresses.len(), count, "{range}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::Protocol;
 
 /// Names an object within a namespace.
@@ -31,6 +33,10 @@ pub struct Service {
     pub cluster_addresses: Vec<IpAddr>,
     /// `externalIPs` and the addresses of load balancers.
     pub external_addresses: Vec<IpAddr>,
+    /// Those of them that are a load balancer's.
+    pub load_balancer_addresses: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`: who is served there; empty: anybody.
+    pub source_ranges: Vec<IpNet>,
     /// What it offers.
     pub ports: Vec<ServicePort>,
     /// `sessionAffinity: ClientIP` and its timeout in seconds.

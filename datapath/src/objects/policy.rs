@@ -131,6 +131,9 @@ pub(super) fn service(service: v1::Service) -> Result<Service, Refusal> {
         affinity_seconds: service.affinity_seconds,
         internal_local: service.internal_local,
         external_local: service.external_local,
+        restricted_addresses: subject
+            .each("restricted_addresses", &service.restricted_addresses)?,
+        source_ranges: subject.each("source_ranges", &service.source_ranges)?,
         endpoints: service.endpoints.iter().map(endpoint).collect::<Result<_, Refusal>>()?,
         name: service.name,
     })

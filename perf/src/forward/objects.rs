@@ -230,6 +230,8 @@ fn service_of(number: usize, name: String, mut endpoints: Vec<ServiceEndpoint>) 
         affinity_seconds: 0,
         internal_local: false,
         external_local: false,
+        restricted_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         endpoints,
     }
 }

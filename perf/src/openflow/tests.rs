@@ -112,6 +112,8 @@ fn service() -> Service {
         affinity_seconds: 0,
         internal_local: false,
         external_local: false,
+        restricted_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         endpoints: vec![endpoint("10.10.0.66"), endpoint("10.10.1.2")],
     }
 }

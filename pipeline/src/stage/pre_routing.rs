@@ -5,6 +5,7 @@
 //! Writes: the Service, the endpoint and the marks of both; the destination; whose affinity it is.
 //! Hit: next table, the packet being for the endpoint.  Miss: next table.
 //! Refused: a Service without endpoints, and an address of a Service at a port that no Service has.
+//! Dropped: clients that a load balancer's address is not for.
 //!
 //! Only the first packet of a connection comes by here; the others follow it by what their
 //! connection remembers, wherever the Service's endpoints have gone since. What a peer tunnels has
@@ -60,6 +61,17 @@ impl<'s> Asked<'s> {
             false => installed.service.internal_local,
         };
         Some(Asked { installed, external, local })
+    }
+
+    /// Whether the client may come by the address that it uses. The node may if any of its
+    /// addresses of that family may: by which it comes is the kernel's choice.
+    fn serves(&self, packet: &Packet<'_>, tuple: &Tuple, state: &State) -> bool {
+        let service = &self.installed.service;
+        let node = packet.facts.from_node;
+        let mut own =
+            state.node_port_addresses().filter(|it| it.is_ipv4() == tuple.source.is_ipv4());
+        service.serves(tuple.source, tuple.destination)
+            || node && own.any(|address| service.serves(address, tuple.destination))
     }
 
     /// What the client's affinity is found by.
@@ -170,6 +182,10 @@ impl ServiceLb {
             return Ok(Verdict::Next);
         };
         let service = &asked.installed.service;
+        if !asked.serves(packet, &tuple, state) {
+            context.note(format_args!("{} is not for {}", service.name, tuple.source));
+            return Err(DropReason::ServiceSource);
+        }
         packet.facts.service = Some(asked.installed.id);
         packet.facts.external = asked.external;
         packet.facts.rewrite = true;

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 use super::check::{is_host, refuse};
 use super::{Kind, Refusal};
-use crate::limits::SERVICE_ENDPOINTS_MAX;
+use crate::limits::{SERVICE_ENDPOINTS_MAX, SOURCE_RANGES_MAX};
 use crate::wire::{sctp, tcp, udp};
 
 /// A day: what Kubernetes allows `sessionAffinityConfig.clientIP.timeoutSeconds`.
@@ -44,6 +46,10 @@ pub struct Service {
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
+    /// Those of the external addresses at which only clients of some ranges are served.
+    pub restricted_addresses: Vec<IpAddr>,
+    /// Where clients of those have to be.
+    pub source_ranges: Vec<IpNet>,
     /// Of both families.
     pub endpoints: Vec<ServiceEndpoint>,
 }
@@ -81,6 +87,7 @@ impl Service {
             return refuse("cluster_addresses", reason);
         }
         self.check_addresses()?;
+        self.check_sources()?;
         if self.endpoints.len() > SERVICE_ENDPOINTS_MAX {
             let reason = format!("there are more than {SERVICE_ENDPOINTS_MAX}");
             return refuse("endpoints", reason);
@@ -118,6 +125,29 @@ impl Service {
             return refuse(field, reason);
         }
         Ok(())
+    }
+
+    fn check_sources(&self) -> Result<(), Refusal> {
+        let refuse = |field, reason| refuse(Kind::Service, &self.name, field, reason);
+        let external = |address: &&IpAddr| !self.external_addresses.contains(address);
+        if let Some(address) = self.restricted_addresses.iter().find(external) {
+            let reason = format!("{address} is none of its external addresses");
+            return refuse("restricted_addresses", reason);
+        }
+        if let Some(range) = self.source_ranges.iter().find(|range| range.trunc() != **range) {
+            let reason = format!("{range} has bits set behind its length");
+            return refuse("source_ranges", reason);
+        }
+        if self.source_ranges.len() > SOURCE_RANGES_MAX {
+            return refuse("source_ranges", format!("there are more than {SOURCE_RANGES_MAX}"));
+        }
+        Ok(())
+    }
+
+    /// Whether a client may come by one of its addresses.
+    pub(crate) fn serves(&self, client: IpAddr, address: IpAddr) -> bool {
+        !self.restricted_addresses.contains(&address)
+            || self.source_ranges.iter().any(|range| range.contains(&client))
     }
 
     /// Its addresses of both kinds, each with its field.

@@ -156,6 +156,8 @@ fn service(name: String, [a, b, c, d]: [u8; 4]) -> Service {
         affinity_seconds: u32::from(c >> 4),
         internal_local: d & 2 != 0,
         external_local: d & 4 != 0,
+        restricted_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         endpoints: (0..a % 4).map(endpoint).collect(),
     }
 }

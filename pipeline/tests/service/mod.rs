@@ -22,6 +22,8 @@ pub fn change(node: &Node, words: &[&str]) -> Change {
         affinity_seconds: 0,
         internal_local: false,
         external_local: false,
+        restricted_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         endpoints: Vec::new(),
     };
     let mut what = "";
@@ -29,14 +31,18 @@ pub fn change(node: &Node, words: &[&str]) -> Change {
         match (*word, what) {
             ("internal-local", _) => service.internal_local = true,
             ("external-local", _) => service.external_local = true,
-            ("at" | "external" | "to" | "node-port" | "affinity", _) => what = word,
+            ("at" | "external" | "to" | "node-port" | "affinity" | "for", _) => what = word,
             (address, "at") => service.cluster_addresses.push(address.parse().unwrap()),
             (address, "external") => service.external_addresses.push(address.parse().unwrap()),
+            (range, "for") => service.source_ranges.push(range.parse().unwrap()),
             (number, "node-port") => service.node_port = number.parse().unwrap(),
             (seconds, "affinity") => service.affinity_seconds = seconds.parse().unwrap(),
             (endpoint, "to") => service.endpoints.extend(endpoints(node, endpoint)),
             (other, _) => panic!("not understood: {other}"),
         }
+    }
+    if !service.source_ranges.is_empty() {
+        service.restricted_addresses.clone_from(&service.external_addresses);
     }
     Change::Upsert(Object::Service(service))
 }

@@ -10,6 +10,8 @@ fn service(name: &str, address: &str) -> Service {
         selector: labels("pod=a"),
         cluster_addresses: vec![address.parse().unwrap()],
         external_addresses: Vec::new(),
+        load_balancer_addresses: Vec::new(),
+        source_ranges: Vec::new(),
         ports: vec![ServicePort {
             name: "web".into(),
             protocol: Protocol::Tcp,
@@ -159,4 +161,22 @@ fn of_two_services_at_one_address_the_first_has_it_and_the_other_is_named() {
         ]
     );
     assert_eq!(Tables::of(&compiled).services.len(), 1);
+}
+
+#[test]
+fn source_ranges_restrict_the_addresses_of_load_balancers_and_no_others() {
+    let ips = |texts: &[&str]| texts.iter().map(|it| it.parse().unwrap()).collect::<Vec<_>>();
+    let mut web = service("web", "10.96.0.1");
+    web.external_addresses = ips(&["203.0.113.9", "203.0.113.80", "2001:db8::80"]);
+    web.load_balancer_addresses = ips(&["203.0.113.80", "2001:db8::80"]);
+    let object = |web: &Service| {
+        let compiled = services(&with(vec![web.clone()], Vec::new()), NODE);
+        let [service] = Tables::of(&compiled).services.try_into().unwrap();
+        (service.restricted_addresses, service.source_ranges)
+    };
+    assert_eq!(object(&web), (vec![], vec![]));
+    web.source_ranges = vec!["198.51.100.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+    let (restricted, ranges) = object(&web);
+    assert_eq!(restricted, ["2001:db8::80", "203.0.113.80"]);
+    assert_eq!(ranges, ["10.0.0.0/8", "198.51.100.0/24"]);
 }

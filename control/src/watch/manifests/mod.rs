@@ -114,9 +114,6 @@ impl Folder {
                     source.written = contents.parsed.written;
                     source.refused = contents.refused;
                     errors.extend(contents.errors);
-                    for warning in contents.parsed.warnings {
-                        warn!("{warning}");
-                    }
                     for kind in contents.parsed.ignored {
                         if self.ignored.insert(kind.clone()) {
                             info!(kind, "manifests of this kind are ignored");

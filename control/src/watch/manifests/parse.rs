@@ -84,7 +84,6 @@ pub(super) fn read(path: &Path, bytes_max: u64) -> Result<Contents, ManifestErro
         contents.parsed.objects.extend(one.objects);
         contents.parsed.written.extend(one.written);
         contents.parsed.ignored.extend(one.ignored);
-        contents.parsed.warnings.extend(one.warnings);
         for Refused { key, wrong } in wrong {
             contents.refused.extend(key.clone());
             contents.errors.push(ManifestError::Document {

@@ -60,8 +60,6 @@ pub struct Parsed {
     pub written: Vec<Arc<str>>,
     /// Those that this version makes nothing of, as `apiVersion/kind`.
     pub ignored: Vec<String>,
-    /// What was taken, but is not all done.
-    pub warnings: Vec<String>,
 }
 
 /// An object that was not taken.
@@ -167,11 +165,7 @@ fn convert(value: Value, parsed: &mut Parsed) -> Result<(), Wrong> {
         ("v1", "Node") => Object::Node(cluster::node(lenient(value)?)?),
         ("v1", "Namespace") => Object::Namespace(cluster::namespace(lenient(value)?)?),
         ("v1", "Pod") => Object::Pod(cluster::pod(lenient(value)?)?),
-        ("v1", "Service") => {
-            let service = lenient(value)?;
-            parsed.warnings.extend(service::warning(&service));
-            Object::Service(service::service(service)?)
-        }
+        ("v1", "Service") => Object::Service(service::service(lenient(value)?)?),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             match service::endpoint_slice(lenient(value)?)? {
                 Some(slice) => Object::EndpointSlice(slice),

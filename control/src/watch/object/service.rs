@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -25,15 +26,19 @@ pub(super) fn service(service: core::Service) -> Result<Service, Wrong> {
         each("spec.externalIPs", spec.external_ips.as_deref().unwrap_or_default(), |text| {
             traffic::address(text)
         })?;
+    let mut load_balancer_addresses = Vec::new();
     if spec.type_.as_deref() == Some("LoadBalancer") {
         let status = service.status.and_then(|status| status.load_balancer).unwrap_or_default();
-        external_addresses.extend(ingress_addresses(&status)?);
+        load_balancer_addresses = ingress_addresses(&status)?;
+        external_addresses.extend(&load_balancer_addresses);
     }
     let within_spec = |wrong: Wrong| wrong.within("spec");
     Ok(Service {
         name: ObjectName { namespace, name },
         cluster_addresses: cluster_addresses(&spec).map_err(within_spec)?,
         external_addresses,
+        load_balancer_addresses,
+        source_ranges: source_ranges(&spec).map_err(within_spec)?,
         ports: each("spec.ports", spec.ports.as_deref().unwrap_or_default(), port)?,
         affinity_seconds: affinity(&spec).map_err(within_spec)?,
         internal_local: is_local("internalTrafficPolicy", spec.internal_traffic_policy.as_deref())
@@ -44,16 +49,15 @@ pub(super) fn service(service: core::Service) -> Result<Service, Wrong> {
     })
 }
 
-/// What the Service asks for that nobody here does; nor does Antrea.
-pub(super) fn warning(service: &core::Service) -> Option<String> {
-    let spec = service.spec.as_ref()?;
+/// As Kubernetes takes them: with blanks around, and host bits that do not count.
+fn source_ranges(spec: &core::ServiceSpec) -> Result<Vec<IpNet>, Wrong> {
+    const FIELD: &str = "loadBalancerSourceRanges";
     let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-    let name = service.metadata.name.as_deref().unwrap_or_default();
-    (!ranges.is_empty()).then(|| {
-        format!(
-            "Service {name}: spec.loadBalancerSourceRanges is not enforced; a \
-             ClusterNetworkPolicy that applies to the Service is"
-        )
+    if !ranges.is_empty() && spec.type_.as_deref() != Some("LoadBalancer") {
+        return Err(Wrong::new(FIELD, "may only be used when `type` is 'LoadBalancer'"));
+    }
+    each(FIELD, ranges, |text| {
+        traffic::range(text.trim()).map_err(|reason| Wrong::new(".", reason))
     })
 }
 

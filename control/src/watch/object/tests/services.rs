@@ -85,15 +85,29 @@ impl Service {
 }
 
 #[test]
-fn source_ranges_that_are_not_enforced_are_warned_of() {
-    let warnings = |ranges: Value| {
-        let spec = json!({"loadBalancerSourceRanges": ranges});
-        let metadata = json!({"name": "web"});
-        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
-            "spec": spec});
-        parse(value).unwrap().warnings.len()
+fn source_ranges_are_those_of_load_balancers_alone() {
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.80"}]}});
+    let ranges = json!([" 198.51.100.7/24 ", "2001:db8::/32"]);
+    let spec = |kind: &str, ranges: &Value| {
+        json!({"type": kind, "clusterIP": "10.96.0.10", "externalIPs": ["203.0.113.9"],
+            "loadBalancerSourceRanges": ranges})
     };
-    assert_eq!((warnings(json!(["10.0.0.0/8"])), warnings(json!([]))), (1, 0));
+    let service = service(spec("LoadBalancer", &ranges), status);
+    assert_eq!(service.external_addresses.len(), 2);
+    assert_eq!(
+        service.load_balancer_addresses,
+        ["203.0.113.80".parse::<std::net::IpAddr>().unwrap()]
+    );
+    let texts: Vec<_> = service.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["198.51.100.0/24", "2001:db8::/32"]);
+    let wrong = |kind, ranges: Value| {
+        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": spec(kind, &ranges)});
+        parse(value).unwrap_err().field
+    };
+    assert_eq!(wrong("NodePort", ranges), "spec.loadBalancerSourceRanges");
+    let one = json!(["10.0.0.0/8", "10.0.0.1"]);
+    assert_eq!(wrong("LoadBalancer", one), "spec.loadBalancerSourceRanges[1]");
 }
 
 fn slice(labels: Value, fields: Value) -> Result<Option<EndpointSlice>, Wrong> {
