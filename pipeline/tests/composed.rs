@@ -17,7 +17,7 @@ use seine_pipeline::address::Mac;
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::state::{Change, Kind, Object, ObjectId};
 use seine_pipeline::testbed::{
-    Fate, GATEWAY, HOST, Node, UPLINK, answered, endpoint, flags, port, tcp, udp,
+    Fate, GATEWAY, HOST, Node, Twin, UPLINK, answered, endpoint, flags, port, tcp, udp,
 };
 use seine_pipeline::wire::{ethernet, ip::Ip};
 
@@ -264,8 +264,9 @@ fn composed_decisions_are_those_of_the_stages() {
     let hits = Cell::new(0);
     let mut runner = TestRunner::new(ProptestConfig::with_cases(192));
     let conversations = prop::collection::vec(event(), 40..160);
-    let outcome = runner.run(&conversations, |events| {
+    let outcome = runner.run(&(conversations, 1..3usize), |(events, workers)| {
         let mut stage = Stage::new();
+        stage.node.twin = Some(Twin::with_workers(workers));
         for event in &events {
             stage.play(event);
         }

@@ -111,3 +111,50 @@ impl Hit<'_> {
 fn stamp(epoch: u32, turn: u32) -> u32 {
     epoch.wrapping_add(turn.wrapping_mul(TURN_FACTOR))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::table_tests::{limits, new};
+    use super::super::{ConnectionWorker, FlowKey, Progress};
+    use super::*;
+
+    fn hit<'a>(table: &'a ConnectionTable, key: &FlowKey) -> Hit<'a> {
+        let words = key.words();
+        let candidate = table.candidate(table.hash_of(&words)).unwrap();
+        table.hit(candidate, &words).unwrap()
+    }
+
+    #[test]
+    fn what_was_decided_is_found_by_its_direction_and_while_its_epoch_lasts() {
+        let table = ConnectionTable::new(limits(4), 5);
+        let mut worker = ConnectionWorker::new();
+        let new = new(1, 1, Progress::Established);
+        let id = table.insert(&new, 1000, &mut worker).unwrap();
+        assert_eq!(hit(&table, &new.original).shortcut(), 0, "nothing is decided yet");
+        table.decide(id, Direction::Reply, 0xabcd, 7);
+        let found = hit(&table, &new.reply);
+        assert_eq!((found.direction, found.shortcut()), (Direction::Reply, 0xabcd));
+        assert!(found.is_of(7) && !found.is_of(8));
+        assert_eq!(found.other_key(), Some(new.original.words()));
+        assert_eq!(hit(&table, &new.original).shortcut(), 0);
+    }
+
+    #[test]
+    fn what_is_stored_too_late_means_nothing_to_the_next_connection() {
+        let table = ConnectionTable::new(limits(1), 5);
+        let mut worker = ConnectionWorker::new();
+        let (first, next) = (new(1, 1, Progress::Established), new(2, 1, Progress::Established));
+        let id = table.insert(&first, 1000, &mut worker).unwrap();
+        table.decide(id, Direction::Original, 0xabcd, 7);
+        let late = hit(&table, &first.original).decided;
+        table.remove(id).unwrap();
+        let successor = table.insert(&next, 1000, &mut worker).unwrap();
+        assert_eq!(id.index, successor.index);
+        // Another worker has looked whether the first lives, and stores what it has decided now.
+        let record = table.record(id.index).unwrap();
+        record.decided(Direction::Original).store(late, Ordering::Relaxed);
+        let found = hit(&table, &next.original);
+        assert!(found.shortcut() == 0xabcd && !found.is_of(7));
+    }
+}

@@ -190,7 +190,7 @@ impl Node {
             now_ms: 1_000_000,
             trace: Trace::default(),
             checksum: Checksum::Complete,
-            twin: Some(Twin::new(learned())),
+            twin: Some(Twin::with_workers(1)),
             known: connections::Known::new(),
             counters: BTreeMap::new(),
             seen: BTreeMap::new(),

@@ -21,8 +21,8 @@ const SAMPLED_EVERY: u32 = 3;
 /// What a node has learnt that decides by what was composed.
 pub struct Twin {
     learned: Learned,
-    /// What its one worker keeps to itself.
-    pub worker: WorkerMemory,
+    /// Each takes the packets that another one has left.
+    workers: Vec<WorkerMemory>,
     packets: u64,
 }
 
@@ -71,19 +71,32 @@ impl PacketBuffer for Buffer {
 }
 
 impl Twin {
-    pub(super) fn new(learned: Learned) -> Twin {
-        let mut worker = WorkerMemory::new();
-        worker.composed.sampler = Sampler::new(SAMPLED_EVERY);
-        Twin { learned, worker, packets: 0 }
+    /// One that has seen no packet, whose workers take turns: the answer to what the one has sent
+    /// comes in on the other. Each has budgets of its own.
+    pub fn with_workers(count: usize) -> Twin {
+        Twin::new(learned(), count)
+    }
+
+    fn new(learned: Learned, count: usize) -> Twin {
+        let worker = |_| {
+            let mut worker = WorkerMemory::new();
+            worker.composed.sampler = Sampler::new(SAMPLED_EVERY);
+            worker
+        };
+        Twin { learned, workers: (0..count).map(worker).collect(), packets: 0 }
     }
 
     pub(super) fn limit(&mut self, limits: ConnectionLimits) {
-        *self = Twin::new(Learned { connections: ConnectionTable::new(limits, 1), ..learned() });
+        let learned = Learned { connections: ConnectionTable::new(limits, 1), ..learned() };
+        *self = Twin::new(learned, self.workers.len());
     }
 
     pub(super) fn expire(&mut self, now_ms: u64) {
-        let (worker, limit) = (&mut self.worker.connections, CONNECTIONS_MAX as usize);
-        while self.learned.connections.expire(worker, now_ms, limit, |_| ()) == limit {}
+        let limit = CONNECTIONS_MAX as usize;
+        for worker in &mut self.workers {
+            let worker = &mut worker.connections;
+            while self.learned.connections.expire(worker, now_ms, limit, |_| ()) == limit {}
+        }
     }
 
     /// Who talks to whom, how far it has come, and how much has gone either way.
@@ -113,12 +126,14 @@ impl Node {
         let mut survey = Survey::default();
         let batch = [(&buffer, ingress)];
         survey.take(batch.into_iter(), &self.state, &twin.learned.connections, &Plain);
+        let turn = twin.packets as usize % twin.workers.len();
+        let worker = &mut twin.workers[turn];
         let mut context = Context {
             state: &self.state,
             adjacencies: &self.adjacencies,
             now_ms: self.now_ms,
             learned: &twin.learned,
-            worker: &mut twin.worker,
+            worker,
             dry: false,
             trace: None,
         };
@@ -128,7 +143,7 @@ impl Node {
             assert_eq!(buffer.bytes(), left, "composed, and by the stages: {came:02x?}");
             assert_eq!(buffer.checksum(), checksum, "composed, and by the stages: {came:02x?}");
         }
-        let sampler = &mut twin.worker.composed.sampler;
+        let sampler = &mut twin.workers[turn].composed.sampler;
         assert_eq!(sampler.take_evidence(), None, "sampled");
         twin.packets += 1;
         if twin.packets < COMPARED_EVERY / 4 || twin.packets.is_multiple_of(COMPARED_EVERY) {
@@ -148,7 +163,9 @@ impl Node {
 
     /// Packets that took what was composed, and packets that took the stages.
     pub fn composed(&self) -> (u64, u64) {
-        let composed = self.twin.as_ref().map(|twin| &twin.worker.composed);
-        composed.map_or((0, 0), |composed| (composed.hits, composed.walks))
+        let workers = self.twin.iter().flat_map(|twin| &twin.workers);
+        workers.fold((0, 0), |(hits, walks), worker| {
+            (hits + worker.composed.hits, walks + worker.composed.walks)
+        })
     }
 }
