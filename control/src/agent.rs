@@ -201,6 +201,7 @@ impl Agent {
         let mut network = node_network(cluster, &self.configuration.node_name, underlay)
             .map_err(|error| error.to_string())?;
         network.keep_node_ports_within(&self.configuration.antrea_proxy.node_port_addresses);
+        network.local.existing_connections = self.configuration.existing_connections();
         self.attachments.set_ranges(&network.local.pod_cidrs).map_err(|error| error.to_string())?;
         Ok(network)
     }

@@ -29,6 +29,9 @@ pub struct Configuration {
     /// By which tunnel.
     #[serde(rename = "tunnelType")]
     pub tunnel_type: String,
+    /// What becomes of connections under way when policies change.
+    #[serde(rename = "existingConnections")]
+    pub existing_connections: String,
     /// Where the cluster addresses of Services are; a Service outside is routed by itself.
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: String,
@@ -83,6 +86,7 @@ impl Default for Configuration {
             state_dir: "/var/lib/seine".into(),
             traffic_encap_mode: "encap".into(),
             tunnel_type: "geneve".into(),
+            existing_connections: "keep".into(),
             service_cidr: "10.96.0.0/12".into(),
             service_cidr_v6: String::new(),
             default_mtu: 0,
@@ -120,6 +124,11 @@ trafficEncapMode = "encap"
 
 # By which tunnel: "geneve", Antrea's default, or "vxlan". gre and stt are not there yet.
 tunnelType = "geneve"
+
+# What becomes of connections under way when policies change: "keep" lets them go on, as Antrea
+# does. With "reevaluate" each whose policies have changed is judged again by its next packet, in
+# either direction, and ends if it is denied.
+existingConnections = "keep"
 
 # Where the cluster addresses of Services are: kubeadm's and Antrea's default. The node reaches the
 # whole range by one route; a Service with an address elsewhere gets a route of its own. Empty: all
@@ -232,6 +241,14 @@ impl Configuration {
         }
     }
 
+    /// What becomes of connections under way when policies change.
+    pub fn existing_connections(&self) -> v1::node::ExistingConnections {
+        match self.existing_connections.as_str() {
+            "reevaluate" => v1::node::ExistingConnections::Reevaluate,
+            _ => v1::node::ExistingConnections::Keep,
+        }
+    }
+
     /// Where the cluster addresses of Services are.
     pub fn service_ranges(&self) -> Vec<IpNet> {
         let texts = [&self.service_cidr, &self.service_cidr_v6];
@@ -246,6 +263,13 @@ impl Configuration {
             &["hybrid", "networkPolicyOnly"],
         )?;
         one_of("tunnelType", &self.tunnel_type, &["geneve", "vxlan"], &["gre", "stt"])?;
+        if !matches!(self.existing_connections.as_str(), "keep" | "reevaluate") {
+            return Err(ConfigurationError::Value {
+                key: "existingConnections",
+                value: self.existing_connections,
+                reason: "it is \"keep\" or \"reevaluate\"",
+            });
+        }
         service_range("serviceCIDR", &self.service_cidr, false)?;
         service_range("serviceCIDRv6", &self.service_cidr_v6, true)?;
         let paths = [
@@ -352,6 +376,17 @@ mod tests {
         assert!(matches!(error, ConfigurationError::NotYet { .. }), "{error}");
         let error = load("tunnelType = \"carrier-pigeon\"").unwrap_err();
         assert!(matches!(error, ConfigurationError::Value { .. }), "{error}");
+    }
+
+    #[test]
+    fn existing_connections_are_kept_or_judged_again_and_nothing_else() {
+        use v1::node::ExistingConnections::{Keep, Reevaluate};
+        assert_eq!(load("").unwrap().existing_connections(), Keep);
+        let judged = load("existingConnections = \"reevaluate\"").unwrap();
+        assert_eq!(judged.existing_connections(), Reevaluate);
+        let error = load("existingConnections = \"drop\"").unwrap_err().to_string();
+        let expected = ["existingConnections", "drop", "keep", "reevaluate"];
+        assert!(expected.iter().all(|word| error.contains(word)), "{error}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn network(encap_mode: EncapMode) -> NodeNetwork {
         node_port_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         encap_mode,
         tunnel_type: TunnelType::Geneve,
+        existing_connections: Default::default(),
     };
     let peer = PeerNode {
         name: "b".into(),

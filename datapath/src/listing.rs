@@ -48,6 +48,7 @@ pub fn rules(datapath: &Datapath) -> Vec<v1::ListRulesReply> {
         let mut counts = live.get(&id).copied().unwrap_or_default();
         counts += datapath.ended.get(id);
         datapath.workers.iter().for_each(|worker| counts += worker.tallies.get(id));
+        let counts = counts.settled();
         v1::RuleCounts {
             name: rule.name.clone(),
             policy: rule.policy.clone(),

@@ -15,7 +15,8 @@ use seine_datapath_api::v1;
 use seine_pipeline::address::Mac;
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{
-    EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Refusal, TunnelType,
+    EncapMode, Endpoint, ExistingConnections, Kind, Node, Object, ObjectId, Peer, Refusal,
+    TunnelType,
 };
 
 /// Bytes of the longest name of an object: a Pod's, a Namespace's and an interface's together.
@@ -123,6 +124,10 @@ fn node(node: v1::Node) -> Result<Node, Refusal> {
             v1::node::TunnelType::Vxlan => TunnelType::Vxlan,
         },
         node_port_addresses: subject.each("node_port_addresses", &node.node_port_addresses)?,
+        existing_connections: match node.existing_connections() {
+            v1::node::ExistingConnections::Keep => ExistingConnections::Keep,
+            v1::node::ExistingConnections::Reevaluate => ExistingConnections::Reevaluate,
+        },
         name: node.name,
     })
 }

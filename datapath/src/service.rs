@@ -91,6 +91,10 @@ impl Service for DatapathService {
         let in_force = datapath.writer.in_force_since();
         let occupancy = datapath.learned.connections.occupancy();
         let names = &datapath.learned.fqdns;
+        let existing_connections = match datapath.writer.current().state.reevaluates() {
+            false => v1::node::ExistingConnections::Keep,
+            true => v1::node::ExistingConnections::Reevaluate,
+        };
         Ok(Response::new(v1::StatusReply {
             server: SERVER.to_owned(),
             version: VERSION,
@@ -108,6 +112,8 @@ impl Service for DatapathService {
             name_addresses: names.len(boot_time_ms()) as u64,
             name_addresses_max: names.capacity() as u64,
             name_addresses_displaced: names.displaced(),
+            existing_connections: existing_connections.into(),
+            connections_revoked: occupancy.revoked,
         }))
     }
 

@@ -192,6 +192,7 @@ mod tests {
                 hairpin: false,
                 egress_rule: Some(RULE),
                 ingress_rule: None,
+                policy_epoch: Default::default(),
             },
             progress: Progress::Unanswered,
         };

@@ -55,6 +55,7 @@ pub(crate) fn objects() -> Vec<Change> {
         encap_mode: Default::default(),
         tunnel_type: Default::default(),
         node_port_addresses: Vec::new(),
+        existing_connections: Default::default(),
     };
     let mut changes = vec![Change::Upsert(Object::Node(node))];
     changes.extend((0..PORTS).map(|index| Change::Upsert(Object::Port(port(index)))));

@@ -27,9 +27,23 @@ pub struct RuleCounts {
 
 impl std::ops::AddAssign for RuleCounts {
     fn add_assign(&mut self, other: RuleCounts) {
-        self.sessions += other.sessions;
-        self.packets += other.packets;
-        self.bytes += other.bytes;
+        self.sessions = self.sessions.wrapping_add(other.sessions);
+        self.packets = self.packets.wrapping_add(other.packets);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+    }
+}
+
+impl RuleCounts {
+    /// What a sum says once all is in it. A worker takes from a rule what it has given to another
+    /// ([`RuleTallies::hand_over`]); until the connection is added that it is about, a sum may be
+    /// less than nothing.
+    pub fn settled(self) -> RuleCounts {
+        let positive = |count: u64| if count > u64::MAX / 2 { 0 } else { count };
+        RuleCounts {
+            sessions: self.sessions,
+            packets: positive(self.packets),
+            bytes: positive(self.bytes),
+        }
     }
 }
 
@@ -67,6 +81,16 @@ impl RuleTallies {
     pub fn account(&self, connection: &Connection, counts: &[Counts; 2]) {
         for (rule, counts) in carried(connection, counts) {
             self.add(rule, counts);
+        }
+    }
+
+    /// A connection under way passes by other rules from now on: what it has carried so far is its
+    /// former rules', and is not to be counted again when it ends.
+    pub fn hand_over(&self, from: &Connection, to: &Connection, counts: &[Counts; 2]) {
+        self.account(from, counts);
+        for (rule, RuleCounts { packets, bytes, .. }) in carried(to, counts) {
+            let (packets, bytes) = (packets.wrapping_neg(), bytes.wrapping_neg());
+            self.add(rule, RuleCounts { sessions: 0, packets, bytes });
         }
     }
 
@@ -194,6 +218,7 @@ mod tests {
                 hairpin: false,
                 egress_rule: Some(egress),
                 ingress_rule: Some(ingress),
+                policy_epoch: Default::default(),
             },
             progress: Progress::Answered,
         };

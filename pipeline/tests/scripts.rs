@@ -11,6 +11,7 @@
 //!      [port P] [source-port P] [fragmentable] [set OFFSET HEX] [resum]
 //!                                     resum: sum the outer IPv4 header again
 //! mode vxlan|no-encap                 instead of Geneve
+//! mode reevaluate|keep                what becomes of connections when rules change
 //! send tcp syn|syn-ack|ack|fin|rst .. | sctp init|init-ack|data|abort .. | answer ..
 //! send unreachable|too-big MTU ..     an error about the packet that left last
 //!      [id IDENTIFIER] [fragment first|later IDENTIFICATION]
@@ -37,7 +38,9 @@ use std::path::Path;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use seine_pipeline::adjacency::AdjacencyId;
-use seine_pipeline::state::{Change, EncapMode, Kind, Object, ObjectId, TunnelType};
+use seine_pipeline::state::{
+    Change, EncapMode, ExistingConnections, Kind, Object, ObjectId, TunnelType,
+};
 use seine_pipeline::testbed::{Fate, Node, Probe, innermost, ping, tcp, udp, who_has};
 
 mod conversation;
@@ -123,6 +126,8 @@ fn set_mode(node: &mut Node, mode: &str) {
     match mode {
         "vxlan" => object.tunnel_type = TunnelType::Vxlan,
         "no-encap" => object.encap_mode = EncapMode::NoEncap,
+        "keep" => object.existing_connections = ExistingConnections::Keep,
+        "reevaluate" => object.existing_connections = ExistingConnections::Reevaluate,
         other => panic!("{other}: no such mode"),
     }
     node.apply(&[Change::Upsert(Object::Node(object))]);

@@ -87,6 +87,7 @@ fn a_client_outside_for_whom_no_port_is_left_is_dropped_by_name() {
         hairpin: false,
         egress_rule: None,
         ingress_rule: None,
+        policy_epoch: Default::default(),
     };
     node.twin = None;
     let mut worker = ConnectionWorker::new();

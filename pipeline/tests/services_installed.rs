@@ -222,6 +222,7 @@ fn connection(
             hairpin: false,
             egress_rule: None,
             ingress_rule: None,
+            policy_epoch: Default::default(),
         },
         progress: Progress::Answered,
     }

@@ -55,6 +55,8 @@ pub struct LocalNode {
     pub encap_mode: v1::node::EncapMode,
     /// By which tunnel, if by one.
     pub tunnel_type: v1::node::TunnelType,
+    /// `existingConnections`.
+    pub existing_connections: v1::node::ExistingConnections,
 }
 
 /// Another node that can be reached.
@@ -136,6 +138,7 @@ pub fn node_network(
         node_port_addresses: node.internal_addresses.clone(),
         encap_mode: underlay.encap_mode,
         tunnel_type: underlay.tunnel_type,
+        existing_connections: v1::node::ExistingConnections::Keep,
     };
     let mut taken: BTreeMap<String, Vec<IpNet>> = BTreeMap::new();
     taken.insert(local.name.clone(), local.pod_cidrs.clone());
@@ -246,6 +249,7 @@ impl NodeNetwork {
             encap_mode: self.local.encap_mode.into(),
             tunnel_type: self.local.tunnel_type.into(),
             node_port_addresses: texts(&self.local.node_port_addresses),
+            existing_connections: self.local.existing_connections.into(),
         });
         let peers = self.peers.iter().map(|peer| {
             v1::object::Kind::Peer(v1::Peer {

@@ -72,6 +72,14 @@ impl Render for StatusReport {
                 format!("{known} of {fit} addresses that Pods were told, {gave_way} gave way"),
             ));
         }
+        let ended = self.connections_revoked;
+        let existing = match self.existing_connections {
+            "keep" if ended == 0 => String::new(),
+            mode => format!("existingConnections: {mode}, {ended} ended by rules that changed"),
+        };
+        if !existing.is_empty() {
+            lines.push(("", existing));
+        }
         if self.audit_lost > 0 {
             let lost = self.audit_lost;
             lines.push(("audit", format!("{lost} decisions without a line: there was no room")));

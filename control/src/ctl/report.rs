@@ -57,6 +57,10 @@ pub struct StatusReport {
     pub name_addresses_max: u64,
     /// How many of them had to give way before their time.
     pub name_addresses_displaced: u64,
+    /// What becomes of connections under way when rules change: "keep" or "reevaluate".
+    pub existing_connections: &'static str,
+    /// Connections under way that ended because rules that changed forbid them.
+    pub connections_revoked: u64,
     /// Decisions of policies that no audit line tells of.
     pub audit_lost: u64,
     /// As in `worker list`.
@@ -68,6 +72,10 @@ impl StatusReport {
     pub fn new(status: v1::StatusReply, ports: &[PortReport], workers: Vec<WorkerReport>) -> Self {
         let pods = || ports.iter().filter(|port| port.kind == "pod");
         let named = |kind| ports.iter().find(|port| port.kind == kind).map(|it| it.name.clone());
+        let existing_connections = match status.existing_connections() {
+            v1::node::ExistingConnections::Keep => "keep",
+            v1::node::ExistingConnections::Reevaluate => "reevaluate",
+        };
         StatusReport {
             client: concat!("seinectl ", env!("CARGO_PKG_VERSION")).into(),
             server: status.server,
@@ -91,6 +99,8 @@ impl StatusReport {
             name_addresses: status.name_addresses,
             name_addresses_max: status.name_addresses_max,
             name_addresses_displaced: status.name_addresses_displaced,
+            existing_connections,
+            connections_revoked: status.connections_revoked,
             audit_lost: status.audit_lost,
             workers,
         }

@@ -135,6 +135,7 @@ mod tests {
             node_port_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             encap_mode: Default::default(),
             tunnel_type: Default::default(),
+            existing_connections: Default::default(),
         };
         let peer = PeerNode {
             name: "b".into(),

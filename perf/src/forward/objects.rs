@@ -123,6 +123,7 @@ fn nodes() -> [Object; 2] {
         encap_mode: EncapMode::Encap,
         tunnel_type: TunnelType::Geneve,
         node_port_addresses: Vec::new(),
+        existing_connections: Default::default(),
     };
     let peer = AdjacencyId::new(0).map(|adjacency| Peer {
         name: "node2".to_owned(),

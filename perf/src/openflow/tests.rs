@@ -77,6 +77,7 @@ fn network() -> Vec<Object> {
         encap_mode: EncapMode::Encap,
         tunnel_type: TunnelType::Geneve,
         node_port_addresses: vec!["192.168.77.100".parse().unwrap()],
+        existing_connections: Default::default(),
     };
     let peer = Peer {
         name: "node-1".to_owned(),

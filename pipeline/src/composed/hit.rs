@@ -84,7 +84,7 @@ pub(super) fn epoch(state: &State, key: &KeyWords, other: Option<&KeyWords>) -> 
     let &[_, source, _, own, ..] = key;
     // Translated, it goes to where the other direction's packets come from.
     let destination = other.map_or(own, |&[_, source, ..]| source);
-    state.epochs().forwarding(source, destination)
+    state.epochs().under_way(source, destination)
 }
 
 /// Both ends of the tunnel behind a next hop, and the MAC addresses on the underlay; `None` when

@@ -16,6 +16,7 @@ mod probe;
 mod progress;
 mod record;
 mod report;
+mod revision;
 mod table;
 mod wheel;
 mod words;
@@ -36,6 +37,7 @@ use std::fmt;
 
 use crate::limits::RULES_MAX;
 use crate::packet::PacketSource;
+use crate::state::PolicyEpoch;
 
 /// Identifies a connection in its table: its record, and how often that was used before. No later
 /// connection has the same.
@@ -101,6 +103,8 @@ pub struct Decision {
     pub egress_rule: Option<RuleId>,
     /// The rule that let the receiver receive it (label, bits 0-31).
     pub ingress_rule: Option<RuleId>,
+    /// As of when rules last judged it.
+    pub policy_epoch: PolicyEpoch,
 }
 
 /// A connection, as it is at one moment.

@@ -33,6 +33,8 @@ pub enum Progress {
     Midstream,
     /// UDP: more than a question and its answer.
     Stream,
+    /// Any: rules forbid it since it was answered. Its packets are judged one by one.
+    Revoked,
 }
 
 /// What of a packet counts for the connection it belongs to.
@@ -132,6 +134,7 @@ impl Progress {
         Progress::CloseWait,
         Progress::Midstream,
         Progress::Stream,
+        Progress::Revoked,
     ];
 
     /// Where a connection begins that this packet opens; `None` when it can open none.
@@ -151,7 +154,7 @@ impl Progress {
             Progress::Unanswered | Progress::Answered | Progress::Stream => {
                 self.step_of_others(signal, direction)
             }
-            Progress::Closed => match signal {
+            Progress::Closed | Progress::Revoked => match signal {
                 Signal::Syn | Signal::Init => Step::Anew,
                 Signal::SynAck | Signal::InitAck | Signal::Nonsense => Step::Invalid,
                 _ => Step::To(self),
@@ -225,7 +228,7 @@ impl Progress {
 
     /// Whether it gives way where room is short: nobody has answered, or it is over.
     pub const fn may_give_way(self) -> bool {
-        self.is_unanswered() || matches!(self, Progress::Closed)
+        self.is_unanswered() || matches!(self, Progress::Closed | Progress::Revoked)
     }
 
     /// How long a connection of this IP protocol may be silent here before it is forgotten.
@@ -241,6 +244,8 @@ impl Progress {
             (Progress::FinWait | Progress::CloseWait, _) => 3600,
             // Open vSwitch: the last ACK may have to be repeated; a new SYN need not wait.
             (Progress::Closed, _) => 30,
+            // Linux: longer than the pause between two attempts to send a segment, 120 s.
+            (Progress::Revoked, _) => 300,
             // Linux: a query without an answer, or answered for good.
             (_, icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6) => 30,
             // Linux: seven heartbeats at their default of 30 s (RFC 9260 section 15).

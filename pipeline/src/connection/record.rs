@@ -243,6 +243,18 @@ impl<'a> Record<'a> {
         self.opened.store(opened, Ordering::Relaxed);
     }
 
+    /// Exchanges the rules, and the rest of a decision, where it is still what is known; says
+    /// whether it was that of the rules.
+    pub(super) fn decide(&self, known: &Decision, now: &Decision) -> bool {
+        let ([rules, marks], [new_rules, new_marks]) = (known.words(), now.words());
+        let exchange = |word: &AtomicU64, old, new| {
+            word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        let exchanged = rules != new_rules && exchange(self.rules, rules, new_rules);
+        exchange(self.marks, marks, new_marks);
+        exchanged
+    }
+
     /// Brings a filled record to life.
     pub(super) fn live(&self) -> ConnectionId {
         let number = self.sequence.load(Ordering::Relaxed) + 1;

@@ -92,4 +92,6 @@ pub struct Occupancy {
     pub expired: u64,
     /// Connections that had to give way before anybody had answered them.
     pub evicted: u64,
+    /// Connections under way that ended because rules that changed forbid them.
+    pub revoked: u64,
 }

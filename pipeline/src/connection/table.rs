@@ -67,6 +67,7 @@ pub struct ConnectionTable {
     pub(super) used: AtomicU64,
     expired: AtomicU64,
     pub(super) evicted: AtomicU64,
+    pub(super) revoked: AtomicU64,
     accounts: Box<[AtomicU64]>,
 }
 
@@ -104,6 +105,7 @@ impl ConnectionTable {
             used: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
             accounts: counters(),
         }
     }
@@ -233,6 +235,7 @@ impl ConnectionTable {
             capacity: self.free.capacity(),
             expired: self.expired.load(Ordering::Relaxed),
             evicted: self.evicted.load(Ordering::Relaxed),
+            revoked: self.revoked.load(Ordering::Relaxed),
         }
     }
 

@@ -61,6 +61,7 @@ pub(super) fn new(client: u32, port: u16, progress: Progress) -> NewConnection {
             hairpin: false,
             egress_rule: Some(RuleId(client)),
             ingress_rule: None,
+            policy_epoch: Default::default(),
         },
         progress,
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Decision, FlowKey, Ingress, RuleId, ServiceId, Tuple};
 use crate::address::PortId;
 use crate::packet::PacketSource;
+use crate::state::PolicyEpoch;
 
 /// A key: 48 bytes. Addresses are two words each, IPv4 as IPv4-mapped; the fifth word holds ports,
 /// network, protocol, which addresses are IPv6, and the kind of ingress; the sixth the generation
@@ -117,12 +118,14 @@ impl FlowKey {
 const SNAT: u64 = 1 << 2;
 const HAIRPIN: u64 = 1 << 3;
 const HAS_SERVICE: u64 = 1 << 4;
-const HAS_EGRESS_RULE: u64 = 1 << 5;
-const HAS_INGRESS_RULE: u64 = 1 << 6;
 const FROM_NODE: u64 = 1 << 7;
+const EPOCH_SHIFT: u32 = 8;
+const _: () = assert!(EPOCH_SHIFT + PolicyEpoch::BITS == 32);
 
 impl Decision {
-    /// The rules, egress in the upper half; and the Service in the upper half above the marks.
+    /// The rules, egress in the upper half, each one higher than its number, for 0 is none: a word
+    /// for itself, so that it can be exchanged for another. And the Service in the upper half above
+    /// the policy epoch above the marks.
     pub(super) fn words(&self) -> [u64; 2] {
         let mut marks = match self.source {
             PacketSource::Pod => 0,
@@ -134,21 +137,23 @@ impl Decision {
             (self.snat, SNAT),
             (self.hairpin, HAIRPIN),
             (self.service.is_some(), HAS_SERVICE),
-            (self.egress_rule.is_some(), HAS_EGRESS_RULE),
-            (self.ingress_rule.is_some(), HAS_INGRESS_RULE),
         ];
         for (_, flag) in flags.into_iter().filter(|(set, _)| *set) {
             marks |= flag;
         }
-        let rule = |rule: Option<RuleId>| rule.map_or(0, |RuleId(id)| u64::from(id));
+        // The last number of the last slot counts as none, as if nothing had had to be decided.
+        let rule = |rule: Option<RuleId>| rule.map_or(0, |RuleId(id)| id.wrapping_add(1).into());
+        marks |= u64::from(self.policy_epoch.get()) << EPOCH_SHIFT;
         let service = self.service.map_or(0, |ServiceId(id)| u64::from(id));
-        [rule(self.egress_rule) << 32 | rule(self.ingress_rule), service << 32 | marks]
+        let (egress, ingress): (u64, u64) = (rule(self.egress_rule), rule(self.ingress_rule));
+        [egress << 32 | ingress, service << 32 | marks]
     }
 
     /// What [`words`](Self::words) made words of.
     pub(super) fn from_words(words: [u64; 2]) -> Decision {
         let [rules, marks] = words;
         let has = |flag: u64| marks & flag != 0;
+        let rule = |word: u32| word.checked_sub(1).map(RuleId);
         Decision {
             source: match marks & 3 {
                 0 => PacketSource::Pod,
@@ -159,8 +164,9 @@ impl Decision {
             from_node: has(FROM_NODE),
             snat: has(SNAT),
             hairpin: has(HAIRPIN),
-            egress_rule: has(HAS_EGRESS_RULE).then_some(RuleId((rules >> 32) as u32)),
-            ingress_rule: has(HAS_INGRESS_RULE).then_some(RuleId(rules as u32)),
+            egress_rule: rule((rules >> 32) as u32),
+            ingress_rule: rule(rules as u32),
+            policy_epoch: PolicyEpoch::new(marks as u32 >> EPOCH_SHIFT),
         }
     }
 }
@@ -204,9 +210,10 @@ pub(super) mod tests {
             PacketSource::Gateway,
             PacketSource::Tunnel,
         ]);
-        let ids = (any::<Option<u32>>(), any::<Option<u32>>(), any::<Option<u32>>());
-        (source, ids, any::<bool>(), any::<bool>()).prop_map(
-            |(source, (service, egress_rule, ingress_rule), snat, hairpin)| Decision {
+        let rule = || prop::option::of(0..u32::MAX);
+        let ids = (any::<Option<u32>>(), rule(), rule());
+        (source, ids, any::<bool>(), any::<bool>(), any::<u32>()).prop_map(
+            |(source, (service, egress_rule, ingress_rule), snat, hairpin, epoch)| Decision {
                 source,
                 from_node: snat != hairpin,
                 service: service.map(ServiceId),
@@ -214,6 +221,7 @@ pub(super) mod tests {
                 hairpin,
                 egress_rule: egress_rule.map(RuleId),
                 ingress_rule: ingress_rule.map(RuleId),
+                policy_epoch: PolicyEpoch::new(epoch),
             },
         )
     }

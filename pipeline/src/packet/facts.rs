@@ -78,6 +78,9 @@ pub struct Facts {
     /// These very tables have let its connection, unanswered as it is, a moment ago; set by
     /// `ConntrackZone`.
     pub judged: bool,
+    /// Rules have changed since they judged its connection, which is under way: they judge it again
+    /// by this packet, of whichever direction; set by `ConntrackZone`.
+    pub stale: bool,
     /// From whom to whom it was when it came; set by `ConntrackZone`.
     pub original: Option<Tuple>,
     /// From whom to whom it is now: every translation changes it together with the bytes.

@@ -9,6 +9,7 @@
 //! is judged again. Antrea commits early in the tables of rules, and an attempt that is denied
 //! later leaves an entry behind.
 
+use super::reevaluation;
 use super::tracking::{forget, ingress, judged_now, key, reason};
 use crate::address::PortKind;
 use crate::adjacency::AdjacencyTable;
@@ -30,6 +31,9 @@ impl ConntrackCommit {
             context.note(format_args!("known already"));
             return Ok(Verdict::Next);
         }
+        if packet.facts.stale {
+            return reevaluation::confirm(packet, context);
+        }
         let new = Self::connection(packet, context.state)?;
         context.note(format_args!("answers will be {}", new.reply.tuple));
         if context.dry {
@@ -39,7 +43,9 @@ impl ConntrackCommit {
         if let Tracking::Known { id, connection, .. } = packet.facts.tracking {
             let connections = &context.learned.connections;
             let foreign = connection.decision.from_node && !packet.facts.from_node;
-            let same = connection.decision == new.decision && connection.reply == new.reply;
+            let Decision { policy_epoch, .. } = connection.decision;
+            let decided = Decision { policy_epoch, ..new.decision };
+            let same = connection.decision == decided && connection.reply == new.reply;
             if packet.facts.opens_again || foreign || same {
                 // What is remembered stays: it is right, or not this packet's to change.
                 connections.note(id, Direction::Original, bytes, context.now_ms);
@@ -100,6 +106,7 @@ impl ConntrackCommit {
                 hairpin: facts.hairpin,
                 egress_rule: facts.egress_rule,
                 ingress_rule: facts.ingress_rule,
+                policy_epoch: state.policy_epoch(original.source, tuple.destination),
             },
         })
     }

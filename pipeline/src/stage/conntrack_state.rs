@@ -16,6 +16,7 @@
 //! longer the port that it was, it is over, and the packet is judged as the first of another.
 //! Until it is answered its packets are judged again, and so is whoever would open it once more.
 
+use super::reevaluation;
 use super::tracking::{admit, forget, ingress, is_current, is_judged, key};
 use crate::adjacency::AdjacencyTable;
 use crate::connection::{Connection, Direction, Found, Ingress, Progress, Signal, Step, Tuple};
@@ -123,8 +124,10 @@ impl ConntrackZone {
             context.note(format_args!("{from}, now {to}"));
         }
         packet.facts.judged = is_judged(packet, context, ip, &found);
+        packet.facts.stale = reevaluation::is_stale(&found, context.state);
         recall(packet, found, false);
-        if !packet.facts.is_decided() {
+        let revoked = found.connection.progress == Progress::Revoked;
+        if !packet.facts.is_decided() && (!packet.facts.stale || revoked) {
             admit(packet, context)?;
         }
         translate::both(packet, to)?;
@@ -166,7 +169,8 @@ impl ConntrackZone {
         // an answer; and of the node's own connections nobody but the node.
         let answered = !found.connection.progress.is_unanswered();
         let foreign = found.connection.decision.from_node && !packet.facts.from_node;
-        if found.direction == Direction::Original && (!answered || foreign) {
+        let revoked = found.connection.progress == Progress::Revoked;
+        if revoked || found.direction == Direction::Original && (!answered || foreign) {
             return Err(DropReason::InvalidConnection);
         }
         let to = found.connection.translated(found.direction);
@@ -260,9 +264,10 @@ impl Table for ConntrackState {
                 };
                 let error = if related { "an error about it, " } else { "" };
                 let facts = &packet.facts;
-                let again = match (facts.judged, facts.opens_again) {
-                    (true, _) => ", judged already",
-                    (_, true) => ", to be opened again",
+                let again = match (facts.stale, facts.judged, facts.opens_again) {
+                    (true, ..) => ", by rules that have changed",
+                    (_, true, _) => ", judged already",
+                    (_, _, true) => ", to be opened again",
                     _ => "",
                 };
                 context.note(format_args!("{at:?}, {error}{direction}{again}"));
@@ -284,11 +289,12 @@ impl Table for ConntrackState {
             row([&"under way", &UNDER_WAY]),
             row([&"not answered yet, but judged by these tables", &UNDER_WAY]),
             row([&"not answered yet, or to be opened again", &JUDGED_AGAIN]),
+            row([&"judged by rules that have changed, with `reevaluate`", &JUDGED_AGAIN]),
             row([&"new", &"next table"]),
         ]
     }
 
     fn entries(&self, _: &State) -> usize {
-        4
+        5
     }
 }

@@ -11,6 +11,7 @@
 //! sends to itself by a Service.
 
 use super::judgement::{RuleJudge, RuleMetric};
+use super::reevaluation;
 use crate::adjacency::AdjacencyTable;
 use crate::connection::Direction;
 use crate::fqdn;
@@ -34,6 +35,9 @@ impl Table for IngressSecurityClassifier {
         if facts.from_node && !reply {
             context.note(format_args!("the node itself sends it"));
             return Verdict::Goto(TableId::ConntrackCommit);
+        }
+        if facts.stale {
+            return reevaluation::classify(packet, context);
         }
         if facts.is_decided() {
             if reply && let Err(reason) = fqdn::learn(packet, context) {

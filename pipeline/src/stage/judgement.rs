@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use super::reevaluation::{self, Parties};
 use crate::adjacency::AdjacencyTable;
 use crate::audit::AuditRecord;
-use crate::connection::{Connection, RuleId};
+use crate::connection::{Connection, Decision, RuleId};
 use crate::packet::{Denied, Packet, PacketSource, Tracking};
 use crate::reject::{Rejection, reject};
 use crate::run::Context;
@@ -12,11 +13,9 @@ use crate::stage::{Table, TableId, row, settle};
 use crate::state::{
     Action, Opening, PortRange, Rule, RuleDirection, RuleTable, State, Traffic, first_of,
 };
-use crate::table::Flow;
 use crate::tally::RuleCounts;
 use crate::translate;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::bytes_at;
 
 /// Holds a packet that opens a connection against one table of rules.
 pub struct RuleJudge {
@@ -30,22 +29,40 @@ impl RuleJudge {
         RuleJudge { id, direction, table }
     }
 
+    /// Why no rule of this direction applies, if none does.
+    fn exempts(&self, parties: &Parties) -> Option<&'static str> {
+        if self.direction != RuleDirection::Egress {
+            return None;
+        }
+        // Kubernetes' policies cannot keep a Pod from itself; Antrea's can keep it from the Service
+        // by which it would reach itself.
+        let itself = parties.source == parties.tuple.destination;
+        match (parties.sender, self.table) {
+            (None, _) => Some("no Pod of this node sends it"),
+            (_, RuleTable::NetworkPolicy) if itself => Some("a Pod may always reach itself"),
+            _ => None,
+        }
+    }
+
     fn decide(
         &self,
         packet: &mut Packet<'_>,
         context: &mut Context<'_>,
     ) -> Result<Verdict, DropReason> {
         let (state, direction, table) = (context.state, self.direction, self.table);
-        let tuple = packet.facts.tuple.ok_or(DropReason::Malformed)?;
+        let parties = Parties::of(packet)?;
+        let tuple = parties.tuple;
         let (port, far) = match direction {
-            RuleDirection::Egress => (Some(packet.ingress), tuple.destination),
-            // Who sends it is judged, not who it is made to look like.
-            RuleDirection::Ingress => {
-                let original = packet.facts.original.ok_or(DropReason::Malformed)?;
-                (packet.facts.egress, original.source)
-            }
+            RuleDirection::Egress => (parties.sender, tuple.destination),
+            RuleDirection::Ingress => (parties.receiver, parties.source),
         };
-        let to_node_port = is_to_node_port(packet, direction);
+        if let Some(reason) = self.exempts(&parties) {
+            context.note(format_args!("{reason}"));
+            return Ok(Verdict::Goto(metric(direction)));
+        }
+        let to_node_port = direction == RuleDirection::Ingress
+            && packet.facts.node_port
+            && parties.opened_by == PacketSource::Gateway;
         let subject = port.and_then(|port| state.subject(port));
         let subject = subject.filter(|subject| subject.is_judged(direction, table));
         let asks_services = subject.is_some_and(|it| it.asks_services(direction, table));
@@ -62,12 +79,12 @@ impl RuleJudge {
         let mut groups = state.policies().groups_of(far);
         if direction == RuleDirection::Egress
             && state.policies().know_names()
-            && let Some(port) = state.port(packet.ingress)
+            && let Some(port) = port.and_then(|port| state.port(port))
         {
             let pod = (port.id, port.generation);
             groups = groups.with_names(context.learned.fqdns.groups(pod, far, context.now_ms));
         }
-        let opening = Opening { far: groups, service, flow: flow(packet)? };
+        let opening = Opening { far: groups, service, flow: parties.flow(packet)? };
         let subjects = subject.into_iter().chain(node_port);
         let whom = || {
             let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
@@ -100,16 +117,24 @@ impl RuleJudge {
     }
 }
 
+impl RuleDirection {
+    /// The rule that let a connection.
+    fn rule(self, decision: &Decision) -> Option<RuleId> {
+        match self {
+            RuleDirection::Egress => decision.egress_rule,
+            RuleDirection::Ingress => decision.ingress_rule,
+        }
+    }
+}
+
 /// Whether a rule that logs tells of this packet: of each that it denies, and of what it lets
 /// through when it does so first.
 fn is_told(packet: &Packet<'_>, direction: RuleDirection, rule: RuleId, action: Action) -> bool {
     let again = match packet.facts.tracking {
         Tracking::Known { connection: Connection { decision, .. }, .. } => {
-            let before = match direction {
-                RuleDirection::Egress => decision.egress_rule,
-                RuleDirection::Ingress => decision.ingress_rule,
-            };
-            before == Some(rule) || packet.facts.opens_again || decision.from_node
+            direction.rule(&decision) == Some(rule)
+                || packet.facts.opens_again
+                || decision.from_node
         }
         Tracking::New | Tracking::Untracked => false,
     };
@@ -120,13 +145,6 @@ fn is_told(packet: &Packet<'_>, direction: RuleDirection, rule: RuleId, action: 
     }
 }
 
-/// Whether rules for what the world sends to a Service's NodePort apply.
-fn is_to_node_port(packet: &Packet<'_>, direction: RuleDirection) -> bool {
-    direction == RuleDirection::Ingress
-        && packet.facts.node_port
-        && packet.facts.source == Some(PacketSource::Gateway)
-}
-
 /// The table that counts what was decided.
 pub(super) const fn metric(direction: RuleDirection) -> TableId {
     match direction {
@@ -135,39 +153,12 @@ pub(super) const fn metric(direction: RuleDirection) -> TableId {
     }
 }
 
-/// Protocol, ports and ICMP type, as rules ask for them.
-fn flow(packet: &Packet<'_>) -> Result<Flow, DropReason> {
-    let (ip, tuple) = (packet.ip()?, packet.facts.tuple.ok_or(DropReason::Malformed)?);
-    let message = ip.icmp_type(packet.payload());
-    let icmp = message.and_then(|_| bytes_at::<2>(packet.payload(), ip.upper));
-    // Of ICMP queries a tuple holds the identifier, where others have ports. A later fragment has
-    // those of its first.
-    let (source_port, destination_port) = match tuple.has_ports() {
-        true => (tuple.source_port, tuple.destination_port),
-        false => (0, 0),
-    };
-    let icmp = icmp.map(|[kind, code]| (kind, code));
-    Ok(Flow { protocol: ip.protocol, source_port, destination_port, icmp })
-}
-
 impl Table for RuleJudge {
     fn id(&self) -> TableId {
         self.id
     }
 
     fn apply(&self, packet: &mut Packet<'_>, context: &mut Context<'_>) -> Verdict {
-        let egress = self.direction == RuleDirection::Egress;
-        if egress && packet.facts.source != Some(PacketSource::Pod) {
-            context.note(format_args!("no Pod of this node sends it"));
-            return Verdict::Goto(TableId::EgressMetric);
-        }
-        // Kubernetes' policies cannot keep a Pod from itself; Antrea's can keep it from the Service
-        // by which it would reach itself.
-        let kubernetes = egress && self.table == RuleTable::NetworkPolicy;
-        if kubernetes && packet.facts.tuple.is_some_and(|tuple| tuple.source == tuple.destination) {
-            context.note(format_args!("a Pod may always reach itself"));
-            return Verdict::Goto(TableId::EgressMetric);
-        }
         settle(self.decide(packet, context))
     }
 
@@ -261,17 +252,29 @@ impl RuleMetric {
         }
     }
 
+    /// Whether a connection passes by this rule for the first time.
+    fn is_first(&self, packet: &Packet<'_>, rule: RuleId) -> bool {
+        match packet.facts.tracking {
+            Tracking::New => true,
+            Tracking::Known { connection: Connection { decision, .. }, .. } => {
+                packet.facts.stale && self.direction.rule(&decision) != Some(rule)
+            }
+            Tracking::Untracked => false,
+        }
+    }
+
     fn decide(
         &self,
         packet: &mut Packet<'_>,
         context: &mut Context<'_>,
     ) -> Result<Verdict, DropReason> {
         let Some(denied) = packet.facts.denied else {
-            if let (Some(rule), Tracking::New) = (self.allowed(packet), packet.facts.tracking) {
+            if let Some(rule) = self.allowed(packet).filter(|rule| self.is_first(packet, *rule)) {
                 count(context, rule, RuleCounts { sessions: 1, packets: 0, bytes: 0 });
             }
             return Ok(Verdict::Next);
         };
+        reevaluation::revoke(packet, context)?;
         let bytes = packet.ip()?.len as u64;
         count(context, denied.rule, RuleCounts { sessions: 1, packets: 1, bytes });
         if let Some(rule) = packet.facts.egress_rule {

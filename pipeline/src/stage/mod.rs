@@ -13,6 +13,7 @@ mod judgement;
 pub mod output;
 pub mod post_routing;
 pub mod pre_routing;
+mod reevaluation;
 pub mod routing;
 pub mod switching;
 mod tracking;

@@ -27,7 +27,7 @@ impl Facts {
     /// answer. Until then each further packet of the side that began is judged as the first was,
     /// and so is what would open the connection again, for policy may have closed it since; and
     /// what comes by the gateway on a connection that the node itself began: that was let through
-    /// for being the node's.
+    /// for being the node's. And where that is wanted, any packet after rules have changed.
     pub(crate) fn is_under_way(&self) -> bool {
         let Tracking::Known { direction, related, connection, .. } = self.tracking else {
             return false;
@@ -35,7 +35,7 @@ impl Facts {
         let unanswered = connection.progress.is_unanswered();
         let foreign = connection.decision.from_node && !self.from_node;
         let judged_again = unanswered || foreign || self.opens_again;
-        related || direction == Direction::Reply || !judged_again
+        related || !self.stale && (direction == Direction::Reply || !judged_again)
     }
 }
 

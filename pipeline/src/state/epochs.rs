@@ -28,11 +28,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::State;
+use super::{ExistingConnections, State};
 use crate::connection::address_words;
 
 /// Counters of either kind. More of them are shared by fewer addresses, and cost more to copy.
 const BUCKETS: usize = 1024;
+
+/// Odd, and far from any small multiple of a power of two.
+const POLICY_FACTOR: u32 = 0x85eb_ca6b;
 
 type Counters = [u32; BUCKETS];
 
@@ -41,12 +44,14 @@ type Counters = [u32; BUCKETS];
 pub struct Epochs {
     forwarding: Counts,
     policy: Counts,
+    /// Whether rules that change judge connections under way.
+    reevaluates: bool,
 }
 
 impl Epochs {
     pub(super) fn new() -> Epochs {
         let none = Counts { global: 0, buckets: Arc::new([0; BUCKETS]) };
-        Epochs { forwarding: none.clone(), policy: none }
+        Epochs { forwarding: none.clone(), policy: none, reevaluates: false }
     }
 
     /// Of what forwards a packet from one address to another; each as [`low`](Self::low) has it.
@@ -61,10 +66,28 @@ impl Epochs {
         self.policy.sum(source_low, destination_low)
     }
 
+    /// Of all that decides about a packet of a connection under way: forwards it, and judges it if
+    /// rules do so.
+    #[inline]
+    pub(crate) fn under_way(&self, source_low: u64, destination_low: u64) -> u32 {
+        let forwarding = self.forwarding(source_low, destination_low);
+        if !self.reevaluates {
+            return forwarding;
+        }
+        // So that no few changes of the one kind are taken for others of the other.
+        let policy = self.policy(source_low, destination_low).wrapping_mul(POLICY_FACTOR);
+        forwarding.wrapping_add(policy)
+    }
+
     /// The half of an address by which it has its bucket, as keys of connections hold it.
     pub fn low(address: IpAddr) -> u64 {
         let [_, low] = address_words(address);
         low
+    }
+
+    /// What the Node says of connections under way.
+    pub(super) fn exist_as(&mut self, existing: Option<ExistingConnections>) {
+        self.reevaluates = existing == Some(ExistingConnections::Reevaluate);
     }
 
     pub(super) fn forwarding_changed(&mut self, touched: &Touched) {
@@ -77,9 +100,54 @@ impl Epochs {
 }
 
 impl State {
+    /// How many transactions have led to this State.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// How often what decides about addresses has changed.
     pub fn epochs(&self) -> &Epochs {
         &self.epochs
+    }
+
+    /// By which rules a connection between two addresses is judged, as it remembers that.
+    pub(crate) fn policy_epoch(&self, source: IpAddr, destination: IpAddr) -> PolicyEpoch {
+        let sum = self.epochs.policy(Epochs::low(source), Epochs::low(destination));
+        PolicyEpoch::new(sum)
+    }
+
+    /// Whether rules that change judge connections under way.
+    pub fn reevaluates(&self) -> bool {
+        self.epochs.reevaluates
+    }
+}
+
+/// By which rules a connection was judged: what fits its record of a sum of policy epochs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct PolicyEpoch(u32);
+
+impl PolicyEpoch {
+    /// Bits that a record keeps.
+    pub const BITS: u32 = 24;
+    const MASK: u32 = (1 << PolicyEpoch::BITS) - 1;
+
+    /// What is kept of a sum.
+    pub const fn new(sum: u32) -> PolicyEpoch {
+        PolicyEpoch(sum & PolicyEpoch::MASK)
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Whether rules have changed from the other to this one, and not the other way round: a worker
+    /// that has not taken the newest State yet does not know better than one that has. Holds for
+    /// half of all epochs, so a connection would have to be silent for 8 million changes of its
+    /// rules to miss one.
+    pub(crate) const fn is_newer_than(self, other: PolicyEpoch) -> bool {
+        let ahead = self.0.wrapping_sub(other.0) & PolicyEpoch::MASK;
+        ahead != 0 && ahead <= PolicyEpoch::MASK / 2
     }
 }
 

@@ -20,11 +20,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(crate) use check::is_host;
-pub use epochs::Epochs;
+pub use epochs::{Epochs, PolicyEpoch};
 pub(crate) use hops::{Hops, mac_word};
 use ipnet::IpNet;
 pub use object::{
-    Change, EncapMode, Endpoint, Kind, Node, Object, ObjectId, Peer, Port, Refusal, TunnelType,
+    Change, EncapMode, Endpoint, ExistingConnections, Kind, Node, Object, ObjectId, Peer, Port,
+    Refusal, TunnelType,
 };
 pub(crate) use policies::{GroupId, Opening, Policies, Subject, first_of};
 pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
@@ -138,11 +139,6 @@ impl State {
     /// only a change of the Node looks at every Endpoint and Peer again.
     pub fn apply(&self, changes: &[Change]) -> Result<State, Refusal> {
         transaction::apply(self, changes)
-    }
-
-    /// How many transactions have led to this State.
-    pub(crate) fn revision(&self) -> u64 {
-        self.revision
     }
 
     /// The name of the Service that has this number, if it is still installed.

@@ -29,6 +29,18 @@ pub struct Node {
     pub tunnel_type: TunnelType,
     /// The node's addresses at which its Pods reach NodePorts.
     pub node_port_addresses: Vec<IpAddr>,
+    /// What becomes of connections under way when rules about them change.
+    pub existing_connections: ExistingConnections,
+}
+
+/// What becomes of connections under way when rules about them change.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum ExistingConnections {
+    /// They go on, as with Antrea.
+    #[default]
+    Keep,
+    /// Each is judged again by its next packet, and ends if it is denied.
+    Reevaluate,
 }
 
 /// How Pods of different nodes reach each other: Antrea's `trafficEncapMode`.

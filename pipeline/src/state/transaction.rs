@@ -51,6 +51,7 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
     next.place_subjects(state);
     next.check_beside_node(&named)?;
     next.epochs.policy_changed(&judged);
+    next.epochs.exist_as(next.node.as_ref().map(|node| node.existing_connections));
     next.epochs.forwarding_changed(&forwarded(&named, state, &next));
     if named.keys().any(|id| matches!(id.kind, Kind::Node | Kind::Port | Kind::Endpoint)) {
         next.hops = Hops::of(&next);

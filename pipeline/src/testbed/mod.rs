@@ -158,6 +158,7 @@ impl Node {
                 encap_mode: state::EncapMode::default(),
                 tunnel_type: state::TunnelType::default(),
                 node_port_addresses: vec![ip("192.168.0.1"), ip("2001:db8:100::1")],
+                existing_connections: Default::default(),
             })),
             Change::Upsert(Object::Peer(Peer {
                 name: "node2".to_owned(),
@@ -327,7 +328,7 @@ impl Node {
     /// `rules.web/allow.sessions +1`.
     pub fn changes(&mut self) -> Vec<String> {
         for (id, rule) in self.state.rules() {
-            let RuleCounts { sessions, packets, bytes } = self.worker.tallies.get(id);
+            let RuleCounts { sessions, packets, bytes } = self.worker.tallies.get(id).settled();
             let counts = [("sessions", sessions), ("packets", packets), ("bytes", bytes)];
             for (what, count) in counts {
                 self.counters.insert(format!("rules.{}.{what}", rule.name), count);

@@ -70,6 +70,7 @@ fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
             encap_mode: EncapMode::default(),
             tunnel_type: TunnelType::default(),
             node_port_addresses: Vec::new(),
+            existing_connections: Default::default(),
         }),
         Kind::Peer => Object::Peer(Peer {
             name,
