@@ -6,3 +6,4 @@ pub mod forward;
 pub mod idle;
 pub mod memory;
 pub mod netperf;
+pub mod replay;

@@ -6,13 +6,15 @@
 //!
 //! [`forward`] measures the datapath's worker alone, between rings in memory.
 //!
-//! [`cases`] plays other people's conformance cases; [`naive`] is a second opinion on them.
+//! [`cases`] plays other people's conformance cases; [`naive`] is a second opinion on them, and on
+//! what [`generate`] makes up. [`replay`] asks Open vSwitch, by the flows that [`openflow`] writes.
 //!
 //! Nothing here is linked into what ships.
 
 pub mod cases;
 pub mod command;
 pub mod forward;
+pub mod generate;
 pub mod machine;
 pub mod naive;
 pub mod noise;
@@ -20,6 +22,7 @@ pub mod openflow;
 pub mod output;
 pub mod process;
 pub mod record;
+pub mod replay;
 pub mod report;
 pub mod statistics;
 pub mod topology;

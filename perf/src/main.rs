@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use seine_perf::command::{cases, cni_add, forward, idle, memory, netperf};
+use seine_perf::command::{cases, cni_add, forward, idle, memory, netperf, replay};
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
 use seine_perf::{record, report};
@@ -75,6 +75,12 @@ enum Command {
     ///
     /// One line for each assertion that does not hold, and last the sum as JSON. Needs no root.
     Cases(cases::Arguments),
+    /// Generated States and packets through the pipeline and through Open vSwitch with the flows
+    /// that Antrea would give it; measures nothing.
+    ///
+    /// Told are packets that leave by another port, or with other bytes; last the sum as JSON, with
+    /// what was not compared, by feature. Needs Debian's openvswitch-switch, and no root.
+    Replay(replay::Arguments),
     /// Tables and plots of what was saved; measures nothing.
     Report {
         /// Files written by --save.
@@ -118,6 +124,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
             return Ok(true);
         }
         Command::Cases(arguments) => return cases::run(&arguments),
+        Command::Replay(arguments) => return replay::run(&arguments),
         Command::ForwardRow { profile } => {
             forward::run_row(&profile)?;
             return Ok(true);
@@ -134,8 +141,11 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         Command::Idle(arguments) => idle::run(&arguments, &mut output)?,
         Command::Memory(arguments) => memory::run(&arguments, &mut output)?,
         Command::Forward(arguments) => forward::run(&arguments, &mut output)?,
-        Command::Fill | Command::Report { .. } | Command::Cases(_) | Command::ForwardRow { .. } => {
-        }
+        Command::Fill
+        | Command::Report { .. }
+        | Command::Cases(_)
+        | Command::Replay(_)
+        | Command::ForwardRow { .. } => {}
     }
     output.end();
     Ok(true)

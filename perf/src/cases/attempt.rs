@@ -71,7 +71,7 @@ impl Attempt {
         };
         let arrived = Segment::parse(&frame)
             .map_err(|error| Seen::Wrong(format!("what arrives at {place:?}: {error}")))?;
-        if place == self.from && is_refusal(&arrived.message) {
+        if place == self.from && arrived.message.is_refusal() {
             return Err(self.refused(request, &arrived));
         }
         let expected = match &self.server {
@@ -158,14 +158,6 @@ impl Attempt {
             _ => false,
         };
         if sound { Seen::Refusal } else { Seen::Wrong(format!("the refusal is {found:?}")) }
-    }
-}
-
-fn is_refusal(message: &Message) -> bool {
-    match message {
-        Message::Tcp { flags, .. } => flags & RST != 0,
-        Message::Icmp { kind: 3 | 1, .. } => true,
-        _ => false,
     }
 }
 

@@ -219,6 +219,15 @@ impl Segment {
 }
 
 impl Message {
+    /// Whether it refuses another one: RST, or destination unreachable.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Message::Tcp { flags, .. } => flags & RST != 0,
+            Message::Icmp { kind: 3 | 1, .. } => true,
+            _ => false,
+        }
+    }
+
     fn parse(protocol: u8, body: &[u8]) -> Option<Message> {
         let short = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
         let long = |at: usize| Some(u32::from_be_bytes(*body.get(at..)?.first_chunk()?));

@@ -99,6 +99,11 @@ impl Machine {
         self.state.port(id).map(|port| port.name.as_str())
     }
 
+    /// Every object of its State.
+    pub fn objects(&self) -> Vec<Object> {
+        self.state.object_ids().iter().filter_map(|id| self.state.object(id)).collect()
+    }
+
     /// Opens a port; one that is open already stays.
     pub fn open(&mut self, name: &str, kind: PortKind, mac: Mac) -> Result<(), InstallError> {
         if self.ports.contains_key(name) {

@@ -1,24 +1,33 @@
 //! Clusters, policies, groups and Services as somebody might write them, and changes of them.
 //!
+//! Of the differential checks: what is generated here is held against a naive evaluator, and
+//! against Open vSwitch.
+//!
 //! Few labels, few ports and few ranges, so that rules meet. No two policies stand at the same
 //! place: which of them wins then is not documented, and has tests of its own.
+
+pub mod parts;
+pub mod random;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::parts::{
+use parts::{
     APPS, NAMES, NAMESPACES, PORTS, PROTOCOLS, antrea_ports, are_pods, block, labels, namespace,
     namespace_selector, ports, selector, upstream_peer, upstream_pods,
 };
-use crate::random::Random;
+use random::Random;
 
+/// The tiers that policies name.
 pub const TIERS: [&str; 7] =
     ["emergency", "securityops", "networkops", "platform", "application", "baseline", "own"];
+/// Addresses outside of the cluster.
 pub const OUTSIDERS: [&str; 3] = ["203.0.113.7", "203.0.113.8", "198.51.100.1"];
 
 /// A cluster that changes.
 pub struct Generator {
+    /// What decides everything.
     pub random: Random,
     namespaces: Vec<Value>,
     pods: Vec<Value>,
@@ -28,6 +37,7 @@ pub struct Generator {
 }
 
 impl Generator {
+    /// A cluster that has six Pods and ten objects.
     pub fn new(seed: u64) -> Generator {
         let mut random = Random(seed);
         let namespaces = NAMESPACES.iter().map(|name| namespace(name, &mut random)).collect();
@@ -49,6 +59,7 @@ impl Generator {
         generator
     }
 
+    /// What a case file calls a cluster.
     pub fn cluster(&self) -> Value {
         let node = |index: usize| {
             json!({"name": format!("node-{index}"), "ip": format!("192.168.77.{}", 101 + index),
@@ -58,6 +69,7 @@ impl Generator {
         json!({"namespaces": self.namespaces, "pods": self.pods, "nodes": [node(0), node(1)]})
     }
 
+    /// What it calls objects.
     pub fn objects(&self) -> Value {
         Value::Array(self.objects.clone())
     }
@@ -103,8 +115,7 @@ impl Generator {
 
     fn add_pod(&mut self) {
         let node = self.random.below(2);
-        let used: Vec<String> =
-            self.pods.iter().map(|pod| pod["ip"].as_str().unwrap().to_owned()).collect();
+        let used: Vec<String> = self.pods.iter().map(|pod| text(&pod["ip"]).to_owned()).collect();
         // An address that was given back is given out again.
         let address = loop {
             let address = format!("10.1.{node}.{}", 2 + self.random.below(14));
@@ -173,11 +184,11 @@ impl Generator {
     /// The names of groups that there are, by namespace; empty for those of the whole cluster.
     fn groups(&self, namespace: &str) -> Vec<String> {
         let of = |object: &&Value| {
-            let kind = object["kind"].as_str().unwrap();
-            let own = object["metadata"]["namespace"].as_str().unwrap_or_default();
+            let kind = text(&object["kind"]);
+            let own = text(&object["metadata"]["namespace"]);
             (kind == "ClusterGroup" || kind == "Group") && own == namespace
         };
-        let name = |object: &Value| object["metadata"]["name"].as_str().unwrap().to_owned();
+        let name = |object: &Value| text(&object["metadata"]["name"]).to_owned();
         self.objects.iter().filter(of).map(name).collect()
     }
 
@@ -344,4 +355,8 @@ impl Generator {
                 "ports": [{"name": "p", "port": random.pick(&PORTS),
                     "protocol": random.pick(&PROTOCOLS), "targetPort": random.pick(&PORTS)}]}})
     }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }

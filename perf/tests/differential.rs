@@ -2,19 +2,15 @@
 //! generated clusters that change. The seed of a failure is printed; `SEINE_SEED=n` plays it alone.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod generate;
-mod parts;
-mod random;
-
 use std::net::IpAddr;
 
-use generate::{Generator, OUTSIDERS};
-use parts::PORTS;
 use seine_perf::cases::attempt::{Attempt, Seen};
 use seine_perf::cases::file::{CaseFile, Cluster, Pod, Protocol, Step};
 use seine_perf::cases::opinion;
 use seine_perf::cases::stage::{Policies, Stage};
 use seine_perf::cases::world::{Place, full_name};
+use seine_perf::generate::parts::PORTS;
+use seine_perf::generate::{Generator, OUTSIDERS};
 use seine_perf::naive::{self, Action, Query};
 use serde_json::{Value, json};
 

@@ -1,5 +1,6 @@
 //! Numbers that only look random: the same seed gives the same ones (SplitMix64).
 
+/// What comes next.
 pub struct Random(pub u64);
 
 impl Random {
@@ -21,6 +22,7 @@ impl Random {
         self.below(times) == 0
     }
 
+    /// One of these.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
