@@ -24,10 +24,6 @@ const MERGED_MAX: usize = 32;
 /// The longest virtio-net header: with the count of buffers.
 const HEADER_BYTES_MAX: usize = virtio_net::BYTES + 2;
 
-/// Looks in a row that find nothing before kicks are asked for. A worker looks twice before it
-/// rests.
-const LOOKS_BEFORE_KICKS: u32 = 2;
-
 /// Fruitless looks between two tries to take kicks that came late or for nothing: left there, they
 /// would keep the worker from its rest.
 const LOOKS_BETWEEN_DRAINS: u32 = 16;
@@ -80,17 +76,18 @@ impl Lane {
             }
             return Ok(());
         }
-        self.fruitless = self.fruitless.saturating_add(1);
         if self.polled {
             return Ok(());
         }
-        if !self.armed && self.fruitless >= LOOKS_BEFORE_KICKS {
+        self.fruitless = self.fruitless.wrapping_add(1);
+        // At the first look that finds nothing: the worker may rest right after it.
+        if !self.armed {
             self.drain_kicks(stats);
             self.ring.ask_for_kicks(true);
             self.armed = true;
             // What came before the guest could see the wish came without a kick.
             self.collect(frames, batch, stats)?;
-        } else if self.armed && self.fruitless.is_multiple_of(LOOKS_BETWEEN_DRAINS) {
+        } else if self.fruitless.is_multiple_of(LOOKS_BETWEEN_DRAINS) {
             self.drain_kicks(stats);
         }
         Ok(())

@@ -290,6 +290,27 @@ fn a_port_of_polling_workers_asks_for_no_kicks() {
 }
 
 #[test]
+fn kicks_are_asked_for_by_the_first_look_that_finds_nothing() {
+    let shapes = [SPLIT, Shape { event_index: true, ..SPLIT }, Shape { packed: true, ..SPLIT }];
+    for shape in shapes {
+        let place = Place::new();
+        let mut port = place.open(Mode::Server, 1, false);
+        let mut frames = FrameCache::new(place.region);
+        let mut guest = Guest::new(shape, connect(&place.socket()));
+        let wake = port.queues[0].wake_source().unwrap();
+        for number in 0..3 {
+            let mut batch = Batch::new();
+            port.queues[0].receive(&mut frames, &mut batch);
+            assert!(batch.is_empty() && !readable(wake, Duration::ZERO));
+            assert!(guest.send(&Sample::numbered(number, 100)));
+            assert!(readable(wake, PATIENCE), "a worker that rests now would miss it");
+            assert_eq!(receive(port.queues[0].as_mut(), &mut frames, 1), [number]);
+        }
+        close(&place, port, frames);
+    }
+}
+
+#[test]
 fn kicks_for_nothing_do_not_keep_a_worker_awake() {
     let place = Place::new();
     let mut port = place.open(Mode::Server, 1, false);
