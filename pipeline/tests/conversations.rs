@@ -1,12 +1,16 @@
 //! Conversations of any order against what a reader of the documentation expects of them.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use seine_pipeline::state::{Action, Change, Group, Object, Rule, RuleDirection, RuleTable};
-use seine_pipeline::testbed::{Fate, Node, sctp, udp};
+use seine_pipeline::state::{
+    Action, Change, Group, Kind, Object, ObjectId, Rule, RuleDirection, RuleTable,
+};
+use seine_pipeline::testbed::{Fate, Node, flags, sctp, tcp, udp};
 use seine_pipeline::verdict::DropReason;
+
+const SYN: u8 = flags::SYN;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -106,6 +110,129 @@ proptest! {
                 None => prop_assert_eq!(fate, Fate::Dropped(DropReason::IngressIsolation)),
             }
             prop_assert_eq!(node.connections().len(), talks.len());
+        }
+    }
+}
+
+/// What happens between a, which begins, and b, which is never allowed to.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// TCP by these flags, or a datagram.
+    Packet {
+        from_a: bool,
+        flags: Option<u8>,
+        v6: bool,
+    },
+    /// Policy changes its mind about a's sending to b.
+    Policy {
+        allows: bool,
+    },
+    /// Something else changes.
+    Other,
+    Wait {
+        ms: u64,
+    },
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let flags = prop::sample::select(vec![
+        Some(flags::SYN),
+        Some(flags::SYN | flags::ACK),
+        Some(flags::ACK),
+        Some(flags::FIN | flags::ACK),
+        Some(flags::RST),
+        None,
+    ]);
+    let packet = (any::<bool>(), flags, any::<bool>());
+    prop_oneof![
+        12 => packet.prop_map(|(from_a, flags, v6)| Turn::Packet { from_a, flags, v6 }),
+        2 => any::<bool>().prop_map(|allows| Turn::Policy { allows }),
+        1 => Just(Turn::Other),
+        1 => prop_oneof![Just(1900), Just(31_000), Just(130_000)].prop_map(|ms| Turn::Wait { ms }),
+    ]
+}
+
+fn rule(direction: RuleDirection, action: Action) -> Rule {
+    Rule {
+        name: format!("{direction:?}"),
+        policy: "AntreaClusterNetworkPolicy:acnp".to_owned(),
+        rule_name: String::new(),
+        direction,
+        table: RuleTable::AntreaPolicy,
+        action,
+        rank: 0,
+        applied_to_groups: vec!["b".to_owned()],
+        applied_to_services: Vec::new(),
+        peer_groups: Vec::new(),
+        peer_services: Vec::new(),
+        traffic: Vec::new(),
+        log: false,
+        log_label: String::new(),
+        priority: String::new(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_opens_or_goes_on_unanswered_but_by_the_policy_of_now(
+        turns in prop::collection::vec(turn(), 0..80),
+    ) {
+        let mut node = isolated();
+        let put = |rule| Change::Upsert(Object::Rule(rule));
+        node.apply(&[put(rule(RuleDirection::Egress, Action::Drop))]);
+        // By family: whether b has answered a datagram, and policy let the last before it.
+        let (mut allowed, mut answered, mut asked) = (false, [false; 2], [false; 2]);
+        let mut waited_ms = 0;
+        for turn in turns {
+            match turn {
+                Turn::Policy { allows } => {
+                    allowed = allows;
+                    let action = if allows { Action::Allow } else { Action::Drop };
+                    node.apply(&[put(rule(RuleDirection::Ingress, action))]);
+                }
+                Turn::Other => {
+                    let group = Group { name: "x".into(), members: Vec::new(), fqdns: Vec::new() };
+                    node.apply(&[Change::Upsert(Object::Group(group))]);
+                    node.apply(&[Change::Delete(ObjectId { kind: Kind::Group, name: "x".into() })]);
+                }
+                Turn::Wait { ms } => {
+                    node.wait_ms(ms);
+                    waited_ms += ms;
+                    if waited_ms > 20_000 {
+                        // A datagram's connection may be over, and surely is after two minutes.
+                        node.wait_ms(125_000);
+                        (answered, asked, waited_ms) = ([false; 2], [false; 2], 0);
+                    }
+                }
+                Turn::Packet { from_a, flags, v6 } => {
+                    let probe = flags.map_or_else(udp, |flags| tcp().flags(flags)).in_v6(v6);
+                    let fate = node.send(match from_a {
+                        true => probe.from("a").to("b"),
+                        false => probe.from("b").to("a").source_port(53).port(40000),
+                    });
+                    let left = matches!(fate, Fate::Left(..));
+                    let family = usize::from(v6);
+                    match (from_a, flags) {
+                        (true, Some(SYN)) => {
+                            prop_assert!(!left || allowed, "{fate:?}");
+                        }
+                        (true, None) => {
+                            prop_assert_eq!(left, allowed || answered[family]);
+                            asked[family] |= left;
+                        }
+                        (false, None) => {
+                            prop_assert_eq!(left, asked[family]);
+                            answered[family] |= left;
+                        }
+                        (false, Some(SYN)) => {
+                            // Nobody lets b begin; it may open at once with a.
+                            let began = node.connections().iter().any(|it| it.starts_with("tcp"));
+                            prop_assert!(!left || began);
+                        }
+                        _ => {}
+                    }
+                }
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ impl ConntrackCommit {
             if packet.facts.opens_again || foreign || same {
                 // What is remembered stays: it is right, or not this packet's to change.
                 connections.note(id, Direction::Original, bytes, context.now_ms);
-                if !foreign {
+                if !packet.facts.opens_again && !foreign {
                     connections.judge(id, new.progress, judged);
                 }
                 return Ok(Verdict::Next);
