@@ -124,7 +124,9 @@ fn set_mode(node: &mut Node, mode: &str) {
     let id = ObjectId { kind: Kind::Node, name: "node1".to_owned() };
     let Some(Object::Node(mut object)) = node.state.object(&id) else { panic!("no node") };
     match mode {
-        "vxlan" => object.tunnel_type = TunnelType::Vxlan,
+        "vxlan" => {
+            (object.encap_mode, object.tunnel_type) = (EncapMode::Encap, TunnelType::Vxlan);
+        }
         "no-encap" => object.encap_mode = EncapMode::NoEncap,
         "keep" => object.existing_connections = ExistingConnections::Keep,
         "reevaluate" => object.existing_connections = ExistingConnections::Reevaluate,

@@ -35,7 +35,8 @@ pub struct SnatMark;
 impl SnatMark {
     fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
         if let Tracking::Known { connection, .. } = packet.facts.tracking {
-            packet.facts.hairpin = connection.decision.hairpin;
+            // Its route may be another by now: what goes into a tunnel goes by the uplink.
+            packet.facts.hairpin = connection.decision.hairpin && packet.facts.tunnel.is_none();
             return Ok(Verdict::Next);
         }
         if packet.facts.service.is_none() {
