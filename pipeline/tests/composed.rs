@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use seine_pipeline::address::Mac;
 use seine_pipeline::packet::Checksum;
-use seine_pipeline::state::{Change, Kind, Object, ObjectId};
+use seine_pipeline::state::{Change, ExistingConnections, Kind, Object, ObjectId};
 use seine_pipeline::testbed::{
     Fate, GATEWAY, HOST, Node, Twin, UPLINK, answered, endpoint, flags, port, tcp, udp,
 };
@@ -76,6 +76,14 @@ impl Stage {
             node.apply(&[change]);
         }
         Stage { node, sent: Vec::new(), left: Vec::new() }
+    }
+
+    /// Rules that change are for connections that there are, too.
+    fn reevaluate(&mut self) {
+        let id = ObjectId { kind: Kind::Node, name: "node1".to_owned() };
+        let Some(Object::Node(mut node)) = self.node.state.object(&id) else { panic!("no node") };
+        node.existing_connections = ExistingConnections::Reevaluate;
+        self.node.apply(&[Change::Upsert(Object::Node(node))]);
     }
 
     fn send(&mut self, ingress: &str, frame: Vec<u8>, checksum: Checksum) {
@@ -264,8 +272,12 @@ fn composed_decisions_are_those_of_the_stages() {
     let hits = Cell::new(0);
     let mut runner = TestRunner::new(ProptestConfig::with_cases(192));
     let conversations = prop::collection::vec(event(), 40..160);
-    let outcome = runner.run(&(conversations, 1..3usize), |(events, workers)| {
+    let outcome = runner.run(&(conversations, 1..3usize, any::<bool>()), |drawn| {
+        let (events, workers, reevaluates) = drawn;
         let mut stage = Stage::new();
+        if reevaluates {
+            stage.reevaluate();
+        }
         stage.node.twin = Some(Twin::with_workers(workers));
         for event in &events {
             stage.play(event);
