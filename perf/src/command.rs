@@ -6,4 +6,5 @@ pub mod forward;
 pub mod idle;
 pub mod memory;
 pub mod netperf;
+pub mod peers;
 pub mod replay;

@@ -15,9 +15,9 @@
 
 mod churn;
 mod generator;
-mod objects;
-mod order;
-mod packets;
+pub(crate) mod objects;
+pub(crate) mod order;
+pub(crate) mod packets;
 pub mod profile;
 pub mod row;
 mod switch;

@@ -20,6 +20,7 @@ pub mod naive;
 pub mod noise;
 pub mod openflow;
 pub mod output;
+pub mod peers;
 pub mod process;
 pub mod record;
 pub mod replay;

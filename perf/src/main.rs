@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use seine_perf::command::{cases, cni_add, forward, idle, memory, netperf, replay};
+use seine_perf::command::{cases, cni_add, forward, idle, memory, netperf, peers, replay};
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
 use seine_perf::{record, report};
@@ -25,6 +25,7 @@ Run as root, on an otherwise idle machine, from a release build:
   target/release/seine-perf cni-add --pods 50
   target/release/seine-perf --save idle.jsonl idle --pods 30 --seconds 60
   target/release/seine-perf forward --connections 1,1000,10000,100000,1000000
+  target/release/seine-perf peers --quick
   target/release/seine-perf report idle.jsonl --plots .
 
 An interrupted run leaves namespaces behind; the next run removes them, and so does
@@ -65,6 +66,14 @@ enum Command {
     /// are free of. 64 Pods, 10 policies a side, 64-byte UDP frames, each connection answered
     /// before, all in random order. A lost or wrong packet ends the run. Needs no root.
     Forward(forward::Arguments),
+    /// The same packets through Open vSwitch with DPDK, testpmd and Seine, side by side.
+    ///
+    /// Open vSwitch as a plain switch, then with the flows that Antrea would give it for the same
+    /// Pods, policies and Services, its caches set in every way; testpmd shows what vhost-user
+    /// rings cost alone. Wants Debian's openvswitch-switch-dpdk and dpdk (`./deploy/peers`
+    /// installs them), two cores, and pages of 2 MiB, which it reserves for the time. With --save,
+    /// the flows are kept beside the records.
+    Peers(peers::Arguments),
     /// Measures one row of `forward` in this process.
     #[command(hide = true)]
     ForwardRow {
@@ -133,7 +142,8 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         | Command::CniAdd(_)
         | Command::Idle(_)
         | Command::Memory(_)
-        | Command::Forward(_) => begin()?,
+        | Command::Forward(_)
+        | Command::Peers(_) => begin()?,
     };
     match command {
         Command::Netperf(arguments) => netperf::run(&arguments, &mut output)?,
@@ -141,6 +151,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         Command::Idle(arguments) => idle::run(&arguments, &mut output)?,
         Command::Memory(arguments) => memory::run(&arguments, &mut output)?,
         Command::Forward(arguments) => forward::run(&arguments, &mut output)?,
+        Command::Peers(arguments) => peers::run(&arguments, &mut output)?,
         Command::Fill
         | Command::Report { .. }
         | Command::Cases(_)

@@ -81,6 +81,13 @@ impl Output {
         eprintln!("{text}");
     }
 
+    /// Keeps a text beside the file of records, if there is one: `NAME.SUFFIX` for `NAME.jsonl`.
+    pub fn keep_beside(&self, suffix: &str, text: &str) -> Outcome {
+        let Some((path, _)) = &self.save else { return Ok(()) };
+        let path = path.with_extension(suffix);
+        std::fs::write(&path, text).map_err(Failure::io("write", &path))
+    }
+
     /// Ends a run: the tables, unless JSON was asked for.
     pub fn end(self) {
         if !self.json {

@@ -36,6 +36,20 @@ pub fn cpu_ms(id: u32) -> Outcome<u64> {
         .ok_or_else(|| Failure::Unmet(format!("{path} is not understood: {text}")))
 }
 
+/// Nanoseconds that threads of a process whose names begin like this were on a core.
+pub fn on_core_ns(id: u32, begins: &str) -> Outcome<u64> {
+    let path = format!("/proc/{id}/task");
+    let mut sum = 0;
+    for entry in fs::read_dir(&path).map_err(Failure::io("read", Path::new(&path)))?.flatten() {
+        let text = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        if text("comm").starts_with(begins) {
+            let first = text("schedstat").split(' ').next().and_then(|it| it.parse::<u64>().ok());
+            sum += first.unwrap_or_default();
+        }
+    }
+    Ok(sum)
+}
+
 /// Memory of a process now.
 pub fn memory(id: u32) -> Outcome<Memory> {
     Ok(parse_memory(&read(Path::new(&format!("/proc/{id}/status")))?))

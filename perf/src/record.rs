@@ -3,6 +3,7 @@
 //! The raw figures are kept, never only their medians, so that a report can be made again.
 
 mod forward;
+mod peer;
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +12,7 @@ use seine_e2e::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 
 pub use self::forward::Forward;
+pub use self::peer::{Peer, PeerSystem};
 use crate::machine::Machine;
 use crate::noise::Noise;
 use crate::process::Memory;
@@ -64,6 +66,8 @@ pub enum Record {
     Memory(ProcessMemory),
     /// Packets through a worker between memory ports.
     Forward(Box<Forward>),
+    /// Packets through Seine, or a peer of it, beside each other.
+    Peer(Box<Peer>),
 }
 
 /// One netperf test between two Pods.

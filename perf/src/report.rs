@@ -7,6 +7,7 @@ mod grid;
 mod idle;
 mod memory;
 mod netperf;
+mod peers;
 mod plot;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ pub fn tables(records: &[Record]) -> String {
             text.push_str(&describe(machine));
         }
     }
-    let kinds = [netperf::table, cni::table, idle::table, memory::table, forward::table];
+    let kinds =
+        [netperf::table, cni::table, idle::table, memory::table, forward::table, peers::table];
     for table in kinds {
         if let Some(table) = table(records) {
             text.push('\n');

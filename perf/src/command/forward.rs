@@ -167,7 +167,7 @@ pub fn run_row(profile: &str) -> anyhow::Result<()> {
 }
 
 /// Measures one row in a process of its own.
-fn apart(profile: &Profile) -> Outcome<Forward> {
+pub(crate) fn apart(profile: &Profile) -> Outcome<Forward> {
     let parse = |error: serde_json::Error| Failure::Unmet(format!("a row's record: {error}"));
     let profile = serde_json::to_string(profile).map_err(parse)?;
     let program = std::env::current_exe().map_err(Failure::io("find", Path::new("seine-perf")))?;

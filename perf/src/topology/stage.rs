@@ -9,7 +9,7 @@ use seine_e2e::namespace::Namespace;
 use crate::output::Output;
 
 /// Begins the name of every run of ours.
-const RUN: &str = "perf-";
+pub(crate) const RUN: &str = "perf-";
 /// The namespace of all Pods here.
 const NAMESPACE: &str = "perf";
 
@@ -68,14 +68,16 @@ fn node(number: usize) -> NodeManifest {
     }
 }
 
-fn refuse_unless_root() -> Outcome {
+/// Says what to do where nothing can be made.
+pub(crate) fn refuse_unless_root() -> Outcome {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     Err(Failure::Unmet("network namespaces are to be made: run as root".to_owned()))
 }
 
-fn remove_what_was_left(output: &Output) -> Outcome {
+/// Removes what runs that nobody owns any more have left.
+pub(crate) fn remove_what_was_left(output: &Output) -> Outcome {
     for run in journal::runs()? {
         if run.name.starts_with(RUN) && !run.owned && !run.kept {
             output.progress(&format!("removing what run `{}` left behind", run.name));

@@ -294,7 +294,7 @@ fn everything_comes_back(front_end: &mut FrontEnd, frames: usize) {
         while sent < frames && front_end.reclaim() > 0 {
             let (header, bytes) = frame(sent);
             let (front, back) = bytes.split_at(20);
-            assert!(front_end.transmit_with(header, &[front, back]));
+            assert!(front_end.transmit_with(header, 0, &[front, back]));
             sent += 1;
         }
         front_end.flush();

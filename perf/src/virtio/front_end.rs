@@ -171,13 +171,21 @@ impl FrontEnd {
     /// [`FrontEnd::flush`]. False when the ring is full.
     #[inline]
     pub fn transmit(&mut self, parts: &[&[u8]]) -> bool {
-        self.transmit_with([0; HEADER_BYTES], parts)
+        self.transmit_with([0; HEADER_BYTES], 0, parts)
     }
 
-    /// The same with a header of its own. A frame that is longer than the buffers is refused.
+    /// The same with a header of its own, and of so many bytes at least: what the parts leave is
+    /// as the buffer has it, zeros where nothing was ever written. A frame that is longer than the
+    /// buffers is refused.
     #[inline]
-    pub fn transmit_with(&mut self, header: [u8; HEADER_BYTES], parts: &[&[u8]]) -> bool {
-        let bytes = HEADER_BYTES + parts.iter().map(|part| part.len()).sum::<usize>();
+    pub fn transmit_with(
+        &mut self,
+        header: [u8; HEADER_BYTES],
+        frame_bytes: usize,
+        parts: &[&[u8]],
+    ) -> bool {
+        let given = parts.iter().map(|part| part.len()).sum::<usize>();
+        let bytes = HEADER_BYTES + given.max(frame_bytes);
         if bytes > self.receive_bytes as usize {
             return false;
         }

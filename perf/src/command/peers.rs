@@ -1,0 +1,192 @@
+//! Seine beside Open vSwitch with DPDK and testpmd: the same traffic through each, in turns.
+
+use seine_e2e::failure::{Failure, Outcome};
+
+use super::forward::apart;
+use crate::forward::profile::{Kind, Order, Ports, Profile, Sum, Tunnel, Ways};
+use crate::output::Output;
+use crate::peers::room::Room;
+use crate::peers::{rows, session};
+use crate::record::{Forward, Peer, PeerSystem, Record};
+
+/// Packets under way at once.
+const IN_FLIGHT: usize = 4096;
+
+/// What to measure. Options that take a list make rows of every combination.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Connections that send.
+    #[arg(long, value_delimiter = ',', default_value = "1,1000,10000,100000")]
+    pub connections: Vec<u32>,
+    /// In which order they send.
+    #[arg(long, value_enum, default_value = "uniform")]
+    pub order: Order,
+    /// Bytes of a frame without its check sequence.
+    #[arg(long, value_delimiter = ',', default_value = "64")]
+    pub size: Vec<usize>,
+    /// Policies for every Pod and direction; each connection is let through by one of each.
+    #[arg(long, default_value = "10")]
+    pub policies_per_side: usize,
+    /// Services that all connections go through; 0: straight to the Pod.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    pub services: Vec<usize>,
+    /// What stands in the UDP checksum.
+    #[arg(long, value_enum, default_value = "zero")]
+    pub checksum: Sum,
+    /// Pods of the node, each with a port.
+    #[arg(long, default_value = "64")]
+    pub pods: usize,
+    /// How long each run counts.
+    #[arg(long, default_value = "2")]
+    pub seconds: f64,
+    /// Runs of each row; in each round every system has its turn.
+    #[arg(long, default_value = "3")]
+    pub rounds: usize,
+    /// One round with 10,000 connections, straight and through 100 Services, for a second each.
+    #[arg(long)]
+    pub quick: bool,
+    /// Pages of 4 KiB for the peers, although there may be huge ones.
+    #[arg(long)]
+    pub no_huge: bool,
+}
+
+impl Arguments {
+    fn profiles(&self) -> Outcome<Vec<Profile>> {
+        let mut profiles = Vec::new();
+        for &services in &self.services {
+            for &size in &self.size {
+                for &connections in &self.connections {
+                    let profile = Profile {
+                        ports: Ports::Memory,
+                        pods: self.pods,
+                        connections,
+                        order: self.order,
+                        size,
+                        policies_per_side: self.policies_per_side,
+                        services,
+                        tunnel: Tunnel::None,
+                        ways: Ways::Both,
+                        checksum: self.checksum,
+                        kind: Kind::Established,
+                        workers: 1,
+                        in_line: false,
+                        in_flight: IN_FLIGHT,
+                        huge_pages: true,
+                        churn: false,
+                        seconds: self.seconds,
+                    };
+                    profile.check().map_err(Failure::Unmet)?;
+                    profiles.push(profile);
+                }
+            }
+        }
+        Ok(profiles)
+    }
+
+    fn abridged(&self) -> Arguments {
+        if !self.quick {
+            return self.clone();
+        }
+        let (connections, services) = (vec![10_000], vec![0, 100]);
+        Arguments { connections, services, seconds: 1.0, rounds: 1, ..self.clone() }
+    }
+}
+
+/// Runs it.
+pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
+    let arguments = arguments.abridged();
+    let profiles = arguments.profiles()?;
+    output.expect_steps(arguments.rounds * 3);
+    for round in 0..arguments.rounds {
+        let mut turns = [Turn::Testpmd, Turn::OpenVSwitch, Turn::Seine];
+        turns.rotate_left(round % 3);
+        for turn in turns {
+            output.step(&format!("round {}: {}", round + 1, turn.name()));
+            take(turn, round, &profiles, !arguments.no_huge, output)?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Turn {
+    Testpmd,
+    OpenVSwitch,
+    Seine,
+}
+
+impl Turn {
+    fn name(self) -> &'static str {
+        match self {
+            Turn::Testpmd => "testpmd between vhost-user ports",
+            Turn::OpenVSwitch => "Open vSwitch with DPDK",
+            Turn::Seine => "Seine between memory ports",
+        }
+    }
+}
+
+/// All rows of one system. Each has a room of its own, so that what it needs is free again when
+/// the next one begins.
+fn take(
+    turn: Turn,
+    round: usize,
+    profiles: &[Profile],
+    huge: bool,
+    output: &mut Output,
+) -> Outcome {
+    if let Turn::Seine = turn {
+        for profile in profiles {
+            output.add(Record::Peer(Box::new(ours(Forward { round, ..apart(profile)? }))))?;
+        }
+        return Ok(());
+    }
+    let room = Room::open(output, huge)?;
+    let mut taken = |peer: Peer| output.add(Record::Peer(Box::new(Peer { round, ..peer })));
+    match turn {
+        Turn::Testpmd => session::beside(|| rows::testpmd(&room, profiles, &mut taken)),
+        Turn::OpenVSwitch => {
+            let dump = session::beside(|| rows::open_vswitch(&room, profiles, &mut taken))?;
+            output.keep_beside("flows", &dump)
+        }
+        Turn::Seine => Ok(()),
+    }
+}
+
+/// A row of ours, as rows of peers are.
+fn ours(forward: Forward) -> Peer {
+    Peer {
+        round: forward.round,
+        system: PeerSystem::Seine,
+        caches: String::new(),
+        unavailable: None,
+        ports: forward.ports,
+        size: forward.size,
+        connections: forward.connections,
+        order: forward.order,
+        policies_per_side: forward.policies_per_side,
+        services: forward.services,
+        tunnel: forward.tunnel,
+        workers: forward.workers,
+        mpps: forward.mpps,
+        cycles_per_packet: forward.cycles_per_packet,
+        generator_bound: forward.generator_bound,
+        new_connections_per_s: None,
+        bytes_per_connection: Some(forward.bytes_per_connection),
+        steal_pct: forward.steal_pct,
+        away_pct: forward.away_pct,
+        busy_pct: forward.busy_pct,
+        generator_cycles_per_packet: forward.generator_cycles_per_packet,
+        lost_pct: 0.0,
+        passes_per_packet: None,
+        ct_actions_first: None,
+        ct_actions_later: None,
+        emc_hit_pct: None,
+        smc_hit_pct: None,
+        upcalls: None,
+        flows: None,
+        packets_per_batch: Some(forward.packets_per_batch),
+        tsc_ghz: forward.tsc_ghz,
+        pages: forward.pages,
+        profile: forward.profile,
+    }
+}
