@@ -1,5 +1,6 @@
 //! A cluster: nodes, the underlay between them, and Pods on them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,10 +42,17 @@ impl Drop for Remover<'_> {
 }
 
 impl Cluster {
-    /// Brings up the nodes of a folder of manifests, and attaches its Pods.
+    /// Brings up the nodes of a folder of manifests, and attaches its Pods. The cluster has a copy
+    /// of the folder, to which more can be added.
     pub fn from_folder(run: &str, folder: &Path) -> Outcome<Cluster> {
         let manifests = Manifests::read(folder)?;
-        let mut cluster = Cluster::machines(run, &manifests.nodes, folder)?;
+        let copy = journal::run_directory(run).join("manifests");
+        let mut cluster = Cluster::machines(run, &manifests.nodes, &copy)?;
+        fs::create_dir_all(&copy).map_err(Failure::io("create", &copy))?;
+        for entry in fs::read_dir(folder).map_err(Failure::io("read", folder))?.flatten() {
+            let path = copy.join(entry.file_name());
+            fs::copy(entry.path(), &path).map_err(Failure::io("write", &path))?;
+        }
         cluster.start()?;
         for pod in &manifests.pods {
             cluster.attach(pod)?;

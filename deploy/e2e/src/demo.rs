@@ -10,6 +10,7 @@ use crate::attached::{check_attachment, check_uplink};
 use crate::cluster::Cluster;
 use crate::counters::{Counters, Sampled};
 use crate::daemon::Daemon;
+use crate::decided::Shop;
 use crate::failure::{Failure, Outcome, expect};
 use crate::measure::{self, Measured};
 use crate::namespace::Namespace;
@@ -96,6 +97,13 @@ impl Demo<'_> {
         for row in rows() {
             print(run_row(cluster, cast, row)?);
         }
+        for (kind, test, result) in decisions(cluster, cast)? {
+            let (note, failure) = match result {
+                Ok(note) => (note, None),
+                Err(failure) => (String::new(), Some(failure.to_string())),
+            };
+            print(Line { family: "v4", note, failure, ..line(kind, kind, test) });
+        }
         let trace = trace(cluster, cast);
         let line =
             |failure, note| Line { failure, note, ..line("trace", "trace", "seinectl trace") };
@@ -178,6 +186,11 @@ fn missing(cluster: &Cluster, lines: &[Line]) -> Vec<String> {
     for (who, what) in pods.chain(nodes).filter(|(who, what)| !has("attach", who, "", what)) {
         missing.push(format!("{who} {what}"));
     }
+    for (kind, test) in DECISIONS {
+        if !has(kind, kind, "v4", test) {
+            missing.push(format!("{kind} {test}"));
+        }
+    }
     if !has("trace", "trace", "", "seinectl trace") {
         missing.push("trace".to_owned());
     }
@@ -213,6 +226,33 @@ fn attach_line(who: &str, what: &str, result: Outcome<String>) -> Line {
         Err(failure) => (String::new(), Some(failure.to_string())),
     };
     Line { note, failure, ..line("attach", who, what) }
+}
+
+/// Rows about Services and policies, in order.
+const DECISIONS: [(&str, &str); 4] = [
+    ("service", "from node 1"),
+    ("service", "from node 2"),
+    ("policy", "denied"),
+    ("policy", "allowed"),
+];
+
+/// A Service reached from both nodes, and a policy that denies and then lets through.
+fn decisions(
+    cluster: &Cluster,
+    cast: &Cast<'_>,
+) -> Outcome<[(&'static str, &'static str, Outcome<String>); 4]> {
+    let shop = Shop::open(cluster, cast.client, [cast.near, cast.far])?;
+    let results = [
+        shop.shared(cast.client),
+        shop.shared(cast.far),
+        shop.judged("Reject"),
+        shop.judged("Allow"),
+    ];
+    let mut results = results.into_iter();
+    Ok(DECISIONS.map(|(kind, test)| {
+        let missing = || Err(Failure::Unmet("it was not run".to_owned()));
+        (kind, test, results.next().unwrap_or_else(missing))
+    }))
 }
 
 /// Runs one row between two readings of every counter.
@@ -331,8 +371,14 @@ fn print_how_to_use(cluster: &Cluster, cast: &Cast<'_>) -> Outcome {
         eprintln!("  nsenter --net={} bash   # {}", pod.namespace.path().display(), pod.name());
     }
     eprintln!("and there, for example:\n  ping {target}");
+    eprintln!("Change its Services and policies in\n  {}", cluster.manifests.display());
     eprintln!("Look at the datapath of {}:", node.name());
-    for words in [&["port", "list"][..], &["drop", "list"], &["table", "show", "SpoofGuard"]] {
+    for words in [
+        &["port", "list"][..],
+        &["rule", "stats"],
+        &["drop", "list"],
+        &["table", "show", "SpoofGuard"],
+    ] {
         eprintln!("  {}", crate::namespace::line_of(&command(words)?));
     }
     let trace = command(&["trace", &endpoint, &target.to_string(), "tcp/80"])?;

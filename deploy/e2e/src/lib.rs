@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod cni;
 pub mod counters;
 pub mod daemon;
+pub mod decided;
 pub mod demo;
 pub mod failure;
 pub mod frames;
