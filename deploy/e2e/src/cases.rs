@@ -16,6 +16,7 @@ use crate::manifest::{Manifests, NodeManifest, PodManifest};
 mod attachment;
 mod denial;
 mod endpoint;
+mod existing;
 mod exposed;
 mod host;
 mod hostile;
@@ -99,6 +100,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         exposed::CASES,
         endpoint::CASES,
         denial::CASES,
+        existing::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

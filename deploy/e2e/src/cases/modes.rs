@@ -25,7 +25,11 @@ pub(super) const CASES: &[Case] = &[
 const PODS: &[(&str, u8)] = &[("a", 1), ("b", 1), ("c", 2)];
 
 /// A cluster whose agents have these lines in their configuration.
-fn cluster<'s>(stage: &'s mut Stage, underlay: Underlay, modes: &str) -> Outcome<&'s Cluster> {
+pub(super) fn cluster<'s>(
+    stage: &'s mut Stage,
+    underlay: Underlay,
+    modes: &str,
+) -> Outcome<&'s Cluster> {
     let manifests = manifests(2, underlay, PODS);
     let cluster = stage.machines(&manifests)?;
     for node in &cluster.nodes {

@@ -111,7 +111,7 @@ pub(crate) fn udp(from: &Namespace, to: &Namespace, address: IpAddr) -> Outcome 
     Ok(())
 }
 
-fn failed(action: &'static str, address: IpAddr) -> impl Fn(std::io::Error) -> Failure {
+pub(super) fn failed(action: &'static str, address: IpAddr) -> impl Fn(std::io::Error) -> Failure {
     move |source| Failure::io(action, Path::new(&address.to_string()))(source)
 }
 
