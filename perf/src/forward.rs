@@ -15,9 +15,12 @@
 
 mod churn;
 mod generator;
+pub mod instructions;
 pub(crate) mod objects;
 pub(crate) mod order;
 pub(crate) mod packets;
 pub mod profile;
 pub mod row;
+pub mod stages;
+pub mod suite;
 mod switch;

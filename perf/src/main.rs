@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use seine_perf::command::{cases, cni_add, forward, idle, memory, netperf, peers, replay};
+use seine_e2e::failure::Outcome;
+use seine_perf::command::{
+    cases, cni_add, forward, idle, instructions, memory, netperf, peers, replay, stages,
+};
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
 use seine_perf::{record, report};
@@ -80,6 +83,23 @@ enum Command {
         /// Its profile, as JSON.
         profile: String,
     },
+    /// Cycles of each part of a packet's way: every table, and the steps of a packet under way.
+    ///
+    /// What does it cost to parse, to hash, to find one of a million connections, to rewrite? In
+    /// loops over batches that lie in the nearest cache, on whatever core this runs on.
+    Stages(stages::Arguments),
+    /// Instructions that a packet takes, held against perf/instructions.json.
+    ///
+    /// Counted by callgrind in one thread, so the same on any machine; more than 5 % more than was
+    /// accepted fails. `--accept` writes what is counted into that file: commit it with the change
+    /// that it comes from, and with the reason. Another compiler may move them, too.
+    Instructions(instructions::Arguments),
+    /// Plays one workload of `instructions` in this process.
+    #[command(hide = true)]
+    InstructionsOne {
+        /// Its name.
+        workload: String,
+    },
     /// Conformance cases, as packets through compile step and pipeline; measures nothing.
     ///
     /// One line for each assertion that does not hold, and last the sum as JSON. Needs no root.
@@ -122,44 +142,33 @@ fn main() -> ExitCode {
 /// False if something that was to be proven does not hold.
 fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let Arguments { json, save, command } = arguments;
-    let begin = || Output::begin(json, save.as_deref());
-    let mut output = match command {
-        Command::Fill => {
-            fillers::fill();
-            return Ok(true);
-        }
-        Command::Report { files, plots, document } => {
-            report(&files, plots, document, json)?;
-            return Ok(true);
-        }
-        Command::Cases(arguments) => return cases::run(&arguments),
-        Command::Replay(arguments) => return replay::run(&arguments),
-        Command::ForwardRow { profile } => {
-            forward::run_row(&profile)?;
-            return Ok(true);
-        }
-        Command::Netperf(_)
-        | Command::CniAdd(_)
-        | Command::Idle(_)
-        | Command::Memory(_)
-        | Command::Forward(_)
-        | Command::Peers(_) => begin()?,
+    let measure = |run: &dyn Fn(&mut Output) -> Outcome| {
+        let mut output = Output::begin(json, save.as_deref())?;
+        run(&mut output)?;
+        output.end();
+        Ok(true)
     };
     match command {
-        Command::Netperf(arguments) => netperf::run(&arguments, &mut output)?,
-        Command::CniAdd(arguments) => cni_add::run(&arguments, &mut output)?,
-        Command::Idle(arguments) => idle::run(&arguments, &mut output)?,
-        Command::Memory(arguments) => memory::run(&arguments, &mut output)?,
-        Command::Forward(arguments) => forward::run(&arguments, &mut output)?,
-        Command::Peers(arguments) => peers::run(&arguments, &mut output)?,
-        Command::Fill
-        | Command::Report { .. }
-        | Command::Cases(_)
-        | Command::Replay(_)
-        | Command::ForwardRow { .. } => {}
+        Command::Netperf(arguments) => measure(&|output| netperf::run(&arguments, output)),
+        Command::CniAdd(arguments) => measure(&|output| cni_add::run(&arguments, output)),
+        Command::Idle(arguments) => measure(&|output| idle::run(&arguments, output)),
+        Command::Memory(arguments) => measure(&|output| memory::run(&arguments, output)),
+        Command::Forward(arguments) => measure(&|output| forward::run(&arguments, output)),
+        Command::Peers(arguments) => measure(&|output| peers::run(&arguments, output)),
+        Command::ForwardRow { profile } => forward::run_row(&profile).map(|()| true),
+        Command::Stages(arguments) => measure(&|output| stages::run(&arguments, output)),
+        Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::InstructionsOne { workload } => instructions::run_one(&workload).map(|()| true),
+        Command::Cases(arguments) => cases::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Report { files, plots, document } => {
+            report(&files, plots, document, json).map(|()| true)
+        }
+        Command::Fill => {
+            fillers::fill();
+            Ok(true)
+        }
     }
-    output.end();
-    Ok(true)
 }
 
 fn report(

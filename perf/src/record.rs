@@ -11,7 +11,7 @@ use std::path::Path;
 use seine_e2e::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 
-pub use self::forward::Forward;
+pub use self::forward::{Forward, Part};
 pub use self::peer::{Peer, PeerSystem};
 use crate::machine::Machine;
 use crate::noise::Noise;
@@ -68,6 +68,8 @@ pub enum Record {
     Forward(Box<Forward>),
     /// Packets through Seine, or a peer of it, beside each other.
     Peer(Box<Peer>),
+    /// One part of a packet's way.
+    Part(Part),
 }
 
 /// One netperf test between two Pods.

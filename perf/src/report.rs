@@ -9,6 +9,7 @@ mod memory;
 mod netperf;
 mod peers;
 mod plot;
+mod stages;
 
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,15 @@ pub fn tables(records: &[Record]) -> String {
             text.push_str(&describe(machine));
         }
     }
-    let kinds =
-        [netperf::table, cni::table, idle::table, memory::table, forward::table, peers::table];
+    let kinds = [
+        netperf::table,
+        cni::table,
+        idle::table,
+        memory::table,
+        forward::table,
+        stages::table,
+        peers::table,
+    ];
     for table in kinds {
         if let Some(table) = table(records) {
             text.push('\n');

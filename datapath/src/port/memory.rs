@@ -203,12 +203,26 @@ impl MemoryWire {
 
     /// Sends a frame to the queue; it comes back when the ring is full.
     pub fn inject_frame(&mut self, frame: Frame) -> Result<(), Frame> {
+        self.put_frame(frame)?;
+        self.publish();
+        Ok(())
+    }
+
+    /// As [`inject_frame`](Self::inject_frame), but the queue sees it after
+    /// [`publish`](Self::publish): one look at a ring for many frames.
+    #[inline]
+    pub fn put_frame(&mut self, frame: Frame) -> Result<(), Frame> {
         self.sending.put(frame).inspect_err(|_| {
             self.link.lost.fetch_add(1, Ordering::Relaxed);
-        })?;
-        self.sending.publish();
-        self.link.rouse();
-        Ok(())
+        })
+    }
+
+    /// Lets the queue see every frame that was put.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.sending.publish() {
+            self.link.rouse();
+        }
     }
 
     /// The oldest packet that the queue transmitted, copied out.

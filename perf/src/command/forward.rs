@@ -4,15 +4,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use seine_e2e::failure::{Failure, Outcome};
-use seine_pipeline::limits::BATCH_MAX;
 
 use crate::forward::profile::{Kind, Order, Ports, Profile, Sum, Tunnel, Ways};
-use crate::forward::row;
+use crate::forward::{row, suite};
 use crate::output::Output;
 use crate::record::{Forward, Record};
-
-/// Packets under way at once.
-const IN_FLIGHT: usize = 4096;
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -74,6 +70,10 @@ pub struct Arguments {
     /// 10,000 more Services are installed; 100 policies and 50 Pods change every second.
     #[arg(long)]
     pub churn: bool,
+    /// The rows of docs/PERFORMANCE.md in place of those that other options make; of those only
+    /// --seconds and --runs count.
+    #[arg(long)]
+    pub suite: bool,
     /// How long each run counts.
     #[arg(long, default_value = "2")]
     pub seconds: f64,
@@ -83,8 +83,20 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Every combination.
+    /// What is to be measured.
     fn rows(&self) -> Outcome<Vec<Profile>> {
+        let mut rows = if self.suite { suite::rows(self.seconds) } else { self.combinations() };
+        for row in &mut rows {
+            if row.tunnel != Tunnel::None || row.kind == Kind::New {
+                row.ways = Ways::One;
+            }
+            row.check().map_err(Failure::Unmet)?;
+        }
+        Ok(rows)
+    }
+
+    /// Every combination.
+    fn combinations(&self) -> Vec<Profile> {
         let mut rows = vec![self.first()];
         fn vary<T: Copy>(rows: &mut Vec<Profile>, values: &[T], set: fn(&mut Profile, T)) {
             let with = |row: &Profile, value| {
@@ -105,35 +117,22 @@ impl Arguments {
         vary(&mut rows, &self.services, |row, value| row.services = value);
         vary(&mut rows, &self.tunnel, |row, value| row.tunnel = value);
         vary(&mut rows, &self.connections, |row, value| row.connections = value);
-        for row in &mut rows {
-            if row.tunnel != Tunnel::None || row.kind == Kind::New {
-                row.ways = Ways::One;
-            }
-            row.check().map_err(Failure::Unmet)?;
-        }
-        Ok(rows)
+        rows
     }
 
     fn first(&self) -> Profile {
+        let kind = if self.new { Kind::New } else { Kind::Established };
+        let plain = Profile::plain(kind);
         Profile {
             ports: self.ports,
             pods: self.pods,
-            connections: 0,
-            order: Order::Uniform,
-            size: 0,
-            policies_per_side: 0,
-            services: 0,
-            tunnel: Tunnel::None,
             ways: self.ways,
             checksum: self.checksum,
-            kind: if self.new { Kind::New } else { Kind::Established },
-            workers: 1,
             in_line: self.in_line,
-            // A worker reports what gave way for new ones once a round, up to a batch of them.
-            in_flight: self.in_flight.unwrap_or(if self.new { BATCH_MAX } else { IN_FLIGHT }),
-            huge_pages: true,
+            in_flight: self.in_flight.unwrap_or(plain.in_flight),
             churn: self.churn,
             seconds: self.seconds,
+            ..plain
         }
     }
 }

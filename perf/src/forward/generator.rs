@@ -20,6 +20,9 @@ use super::profile::{Kind, Profile, Tunnel};
 const SAMPLED: u64 = 64;
 /// How many packets ahead the next ones are fetched into the cache.
 const AHEAD: usize = 16;
+/// Ports between two looks of the worker at what was sent: each look takes a cache line to the
+/// other core and back.
+const PORTS_A_LOOK: usize = 8;
 /// How long a packet may be under way: a worker that lost its core for a while is no fault.
 const LATE: Duration = Duration::from_secs(3);
 
@@ -160,7 +163,11 @@ impl Generator {
                 }
             }
             self.batch = batch;
+            if port % PORTS_A_LOOK == PORTS_A_LOOK - 1 {
+                self.wires.iter_mut().for_each(MemoryWire::publish);
+            }
         }
+        self.wires.iter_mut().for_each(MemoryWire::publish);
         if moved > 0 || self.sent > before {
             self.busy_cycles += cycles().wrapping_sub(began);
         }
@@ -211,7 +218,7 @@ impl Generator {
             self.idle.push(frame);
             return Err(RunError::RingFull(ingress));
         };
-        if let Err(frame) = wire.inject_frame(frame) {
+        if let Err(frame) = wire.put_frame(frame) {
             self.idle.push(frame);
             return Err(RunError::RingFull(ingress));
         }

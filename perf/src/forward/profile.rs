@@ -1,5 +1,6 @@
 //! What is sent through what: everything that tells one row from another.
 
+use seine_pipeline::limits::BATCH_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Where packets come from and go to.
@@ -124,7 +125,37 @@ pub struct Profile {
     pub seconds: f64,
 }
 
+/// Packets under way at once.
+const IN_FLIGHT: usize = 4096;
+
 impl Profile {
+    /// The default, the same for every system that is measured.
+    pub fn plain(kind: Kind) -> Profile {
+        Profile {
+            ports: Ports::Memory,
+            pods: 64,
+            connections: 10_000,
+            order: Order::Uniform,
+            size: 64,
+            policies_per_side: 10,
+            services: 0,
+            tunnel: Tunnel::None,
+            ways: Ways::Both,
+            checksum: Sum::Zero,
+            kind,
+            workers: 1,
+            in_line: false,
+            in_flight: match kind {
+                Kind::Established => IN_FLIGHT,
+                // A worker reports what gave way for new ones once a round, a batch at most.
+                Kind::New => BATCH_MAX,
+            },
+            huge_pages: true,
+            churn: false,
+            seconds: 2.0,
+        }
+    }
+
     /// What cannot be measured, in words.
     pub fn check(&self) -> Result<(), String> {
         let refused = |reason: &str| Err(reason.to_owned());

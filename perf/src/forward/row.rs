@@ -39,6 +39,9 @@ pub enum RowError {
         /// What the workers dropped.
         drops: String,
     },
+    /// Two ways to decide do not agree.
+    #[error("the stages decided otherwise about {0} packets than what was composed")]
+    Mismatch(u64),
     /// The machine cannot be read.
     #[error(transparent)]
     Machine(#[from] seine_e2e::failure::Failure),
@@ -68,6 +71,7 @@ struct Moment {
     batches: u64,
     sent: u64,
     generator_cycles: u64,
+    hits: u64,
     ended: u64,
     on_core_ns: u64,
 }
@@ -90,6 +94,7 @@ impl Moment {
             batches: watch.batches(),
             sent: generator.sent,
             generator_cycles: generator.busy_cycles,
+            hits: watch.hits(),
             ended: watch.connections().1,
             on_core_ns: watch.on_core_ns(),
         }
@@ -183,7 +188,7 @@ fn in_turns(
 }
 
 /// Lets every connection begin, be answered, and speak again; fills the table with new ones.
-fn warm_up(
+pub(super) fn warm_up(
     profile: &Profile,
     connections: u32,
     generator: &mut Generator,
@@ -251,6 +256,9 @@ fn window(
 /// What the windows of all workers come to.
 fn finish(profile: &Profile, watch: &Watch, windows: &[Window]) -> Result<Forward, RowError> {
     let [Window { first, last, noise }, ..] = windows else { unreachable!("there is a worker") };
+    if watch.mismatches() > 0 {
+        return Err(RowError::Mismatch(watch.mismatches()));
+    }
     let seconds = (last.at - first.at).as_secs_f64();
     let elapsed_cycles = (last.cycles - first.cycles) as f64;
     let packets = (last.packets - first.packets) as f64;
@@ -282,6 +290,7 @@ fn finish(profile: &Profile, watch: &Watch, windows: &[Window]) -> Result<Forwar
         busy_pct: 100.0 * busy_share,
         generator_cycles_per_packet: sum(|it| it.generator_cycles) / sum(|it| it.sent),
         away_pct: 100.0 * (1.0 - on_core / seconds / profile.workers as f64).max(0.0),
+        hit_pct: 100.0 * (last.hits - first.hits) as f64 / packets,
         packets_per_batch: packets / (last.batches - first.batches) as f64,
         tsc_ghz: elapsed_cycles / seconds / 1e9,
         pages: pages(watch).to_owned(),

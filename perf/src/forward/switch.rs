@@ -31,6 +31,8 @@ const SEED: u64 = 0x5e1e;
 const FRAMES_OF_A_WORKER: usize = 1024;
 /// Connections that a table has room for at least: what the datapath has by default.
 const CONNECTIONS_MIN: u32 = 1 << 18;
+/// One composed decision in so many is checked against the stages, as the datapath does by default.
+const SAMPLE_EVERY: u32 = 1024;
 /// Bytes of a cache line, of which the table is made.
 const LINE_BYTES: usize = 64;
 
@@ -91,6 +93,16 @@ impl Watch {
             (packets + it.packets.read(), cycles + it.busy_cycles.read())
         };
         self.workers.iter().fold((0, 0), sum)
+    }
+
+    /// Packets that needed no stage.
+    pub fn hits(&self) -> u64 {
+        self.workers.iter().map(|it| it.composed_hits.read()).sum()
+    }
+
+    /// Packets about which the stages decided otherwise than what was composed.
+    pub fn mismatches(&self) -> u64 {
+        self.workers.iter().map(|it| it.mismatches.read()).sum()
     }
 
     /// Batches that all workers received.
@@ -173,7 +185,7 @@ impl Switch {
             let mut worker = Worker::new(WorkerParts {
                 publication,
                 adjacencies: adjacencies.clone(),
-                upkeep: Upkeep::new(switch.watch.learned.clone()),
+                upkeep: Upkeep::new(switch.watch.learned.clone()).sampling(SAMPLE_EVERY),
                 frames: FrameCache::new(region),
                 counters: counters.clone(),
                 commands: receiver,

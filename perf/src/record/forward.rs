@@ -44,7 +44,9 @@ pub struct Forward {
     pub busy_pct: f64,
     /// TSC cycles that the generator spent on one packet; they are in no other figure.
     pub generator_cycles_per_packet: f64,
-    /// Packets that a worker received at once.
+    /// Share of packets that needed no stage, in percent.
+    pub hit_pct: f64,
+    /// Packets that a worker decided about at once.
     pub packets_per_batch: f64,
     /// TSC cycles in a nanosecond.
     pub tsc_ghz: f64,
@@ -61,4 +63,19 @@ impl Forward {
     pub fn ns_per_packet(&self) -> f64 {
         self.cycles_per_packet / self.tsc_ghz
     }
+}
+
+/// What one part of a packet's way costs, packets lying in the nearest cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Counted from 0.
+    pub round: usize,
+    /// Of which packets: "under way".
+    pub of: String,
+    /// Which part: a table by stage and name, or a small thing.
+    pub what: String,
+    /// TSC cycles for each packet that meets it.
+    pub cycles: f64,
+    /// Share of packets that do, in percent.
+    pub share_pct: f64,
 }

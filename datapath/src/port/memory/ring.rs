@@ -28,6 +28,7 @@ struct Passage {
 const VACANT: Passage = Passage { index: 0, start: 0, len: 0, checksum: Checksum::Complete };
 
 impl Passage {
+    #[inline]
     fn of(frame: Frame) -> Passage {
         // A frame has 4096 bytes at most, so nothing is cut.
         let (start, len) = (frame.start() as u16, frame.len() as u16);
@@ -54,6 +55,7 @@ unsafe impl Sync for Ring {}
 unsafe impl Send for Ring {}
 
 impl Ring {
+    #[inline]
     fn place(&self, number: u64) -> *mut Passage {
         // The length is a power of two.
         self.places[number as usize & (self.places.len() - 1)].get()
@@ -61,6 +63,7 @@ impl Ring {
 
     /// # Safety
     /// The place must have been put and not been taken, and this must be how it is taken.
+    #[inline]
     unsafe fn claim(&self, number: u64) -> Frame {
         // SAFETY: the producer has left this place, as the caller says.
         let passage = unsafe { *self.place(number) };
@@ -85,6 +88,7 @@ impl Drop for Ring {
 pub(super) struct Producer {
     ring: Arc<Ring>,
     put: u64,
+    published: u64,
     taken_seen: u64,
 }
 
@@ -105,12 +109,13 @@ pub(super) fn ring(region: &'static Region, capacity: usize) -> (Producer, Consu
         taken: CachePadded::default(),
         put: CachePadded::default(),
     });
-    let producer = Producer { ring: Arc::clone(&ring), put: 0, taken_seen: 0 };
+    let producer = Producer { ring: Arc::clone(&ring), put: 0, published: 0, taken_seen: 0 };
     (producer, Consumer { ring, taken: 0, put_seen: 0 })
 }
 
 impl Producer {
     /// How many frames find room; looks at the other end only when fewer than `wanted` seem to.
+    #[inline]
     pub(super) fn room(&mut self, wanted: usize) -> usize {
         let room = |end: &Producer| end.ring.capacity - (end.put - end.taken_seen) as usize;
         if room(self) < wanted {
@@ -121,6 +126,7 @@ impl Producer {
 
     /// Writes a frame, which the other end sees after [`publish`](Self::publish). It comes back
     /// when there is no room.
+    #[inline]
     pub(super) fn put(&mut self, frame: Frame) -> Result<(), Frame> {
         if self.room(1) == 0 {
             return Err(frame);
@@ -132,14 +138,21 @@ impl Producer {
         Ok(())
     }
 
-    /// Lets the other end see all that was put.
-    pub(super) fn publish(&self) {
-        self.ring.put.store(self.put, Ordering::Release);
+    /// Lets the other end see all that was put. Says whether that was anything new.
+    #[inline]
+    pub(super) fn publish(&mut self) -> bool {
+        let new = self.put != self.published;
+        if new {
+            self.ring.put.store(self.put, Ordering::Release);
+            self.published = self.put;
+        }
+        new
     }
 }
 
 impl Consumer {
     /// Takes as many frames as there are and the batch has room for.
+    #[inline]
     pub(super) fn take(&mut self, batch: &mut Batch) {
         let room = batch.remaining_capacity() as u64;
         if self.put_seen - self.taken < room {

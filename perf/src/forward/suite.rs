@@ -1,0 +1,48 @@
+//! The rows of docs/PERFORMANCE.md: the default profile, and what each thing beside it adds.
+
+use super::profile::{Kind, Order, Profile, Sum, Tunnel, Ways};
+
+/// All of them, each counted for so long.
+pub fn rows(seconds: f64) -> Vec<Profile> {
+    let plain = Profile { seconds, ..Profile::plain(Kind::Established) };
+    let new = Profile { seconds, connections: 1_000_000, ..Profile::plain(Kind::New) };
+    let mut rows = Vec::new();
+    let mut row = |change: fn(&mut Profile, usize), values: &[usize], base: &Profile| {
+        for value in values {
+            let mut row = base.clone();
+            change(&mut row, *value);
+            rows.push(row);
+        }
+    };
+    let connections: fn(&mut Profile, usize) = |row, value| row.connections = value as u32;
+    row(connections, &[1, 1000, 10_000, 100_000, 1_000_000], &plain);
+    row(connections, &[1_000_000], &Profile { huge_pages: false, ..plain.clone() });
+    row(connections, &[10_000, 100_000], &Profile { order: Order::Zipf, ..plain.clone() });
+    row(|row, value| row.services = value, &[1, 100, 1000, 10_000], &plain);
+    let summed = Profile { checksum: Sum::Complete, ..plain.clone() };
+    row(|row, value| row.services = value, &[1000], &summed);
+    row(|row, value| row.policies_per_side = value, &[1, 100, 1000], &plain);
+    row(|row, value| row.size = value, &[256, 512, 1024, 1500], &plain);
+    for tunnel in [Tunnel::None, Tunnel::GeneveOut, Tunnel::GeneveIn] {
+        row(connections, &[10_000], &Profile { tunnel, ways: Ways::One, ..plain.clone() });
+    }
+    row(connections, &[10_000], &Profile { churn: true, ..plain.clone() });
+    row(connections, &[10_000], &Profile { in_line: true, ..plain.clone() });
+    row(connections, &[10_000], &Profile { workers: 2, in_line: true, ..plain.clone() });
+    row(|row, value| row.services = value, &[0, 1000], &new);
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_can_be_measured_and_stands_there_once() {
+        let rows = rows(1.0);
+        for (at, row) in rows.iter().enumerate() {
+            assert_eq!(row.check(), Ok(()));
+            assert!(!rows[..at].contains(row), "twice: {row:?}");
+        }
+    }
+}
