@@ -106,14 +106,15 @@ pub fn table(records: &[Record]) -> Option<String> {
     }
     let most = |of: fn(&Peer) -> usize| rows.iter().map(|row| of(row[0])).max().unwrap_or(0);
     let caption = format!(
-        "The same traffic through each system, one poller on a core of its own: {} Pods, {} policies \
-         a side where there are policies, {} packets under way, half of them replies, order {}. \
-         cycles: of the time stamp counter, that the poller spent on a packet. `of Seine's`: how \
-         many times ours; `rings off`: the same without what testpmd spends on its rings alone. \
-         (g): the poller was less than 95 % busy and waited for packets, so that its cycles are an \
-         upper bound. `ct`: actions of connection tracking that packets of a connection met, \
-         counted. `generator`: cycles of generator and sink, which are in no other figure. `away`: \
-         the share of time that the poller had no core, which is in its cycles as well.",
+        "The same traffic through each system, one poller on a core of its own: {} Pods, {} \
+         policies a side where there are policies, {} packets under way, half of them replies, \
+         order {}. cycles: of the time stamp counter, that the poller spent on a packet. `of \
+         Seine's`: how many times ours; `rings off`: the same without what testpmd spends on \
+         its rings alone. (g): the poller was less than 95 % busy and waited for packets, so \
+         that its cycles are an upper bound. `ct`: actions of connection tracking that packets \
+         of a connection met, counted. `generator`: cycles of generator and sink, which are in \
+         no other figure. `away`: the share of time that the poller had no core, which is in \
+         its cycles as well.",
         most(|it| it.profile.pods),
         most(|it| it.policies_per_side),
         first.profile.in_flight,
