@@ -14,7 +14,7 @@ use seine_pipeline::address::{PortId, PortKind};
 use seine_pipeline::adjacency::AdjacencyTable;
 use seine_pipeline::connection::{Connection, FlowKey, Ingress};
 use seine_pipeline::learned::Learned;
-use seine_pipeline::state::{EncapMode, StaleConnections};
+use seine_pipeline::state::{EncapMode, Kind, StaleConnections};
 use seine_pipeline::tally::RuleTallies;
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
 use crate::slot::{Command, Slot};
 use crate::upkeep::account;
 use crate::workers::{WorkerError, WorkerHandle};
-use crate::writer::{ChangeError, Summary, Transaction, Writer};
+use crate::writer::{ChangeError, Mode, Summary, Transaction, Writer};
 
 /// Why a port did not open or close.
 #[derive(Debug, thiserror::Error)]
@@ -149,14 +149,17 @@ impl Datapath {
     /// Installs a transaction and everything that follows from it.
     pub async fn apply(&mut self, transaction: Transaction) -> Result<Summary, PortError> {
         let before = self.writer.current();
+        let beside_node = names_nodes(&transaction);
         let result = self.writer.apply(transaction).await;
         if matches!(result, Ok(_) | Err(ChangeError::NotPassed(_))) {
             let stale = StaleConnections::between(&before.state, &self.writer.current().state);
             if !stale.is_empty() {
                 self.end_connections(|connection| stale.contains(connection));
             }
-            self.wanted.send_replace(self.writer.peers());
-            self.claim()?;
+            if beside_node {
+                self.wanted.send_replace(self.writer.peers());
+                self.claim()?;
+            }
         }
         Ok(result?)
     }
@@ -341,6 +344,15 @@ fn check_socket(path: &str) -> Result<(), PortError> {
         true => Ok(()),
         false => Err(PortError::Socket(path.to_owned())),
     }
+}
+
+/// Whether next hops and claims may be others afterwards. Looking for that takes as long as there
+/// are objects, and most transactions are about policies and Services.
+fn names_nodes(transaction: &Transaction) -> bool {
+    let of_nodes = |kind| matches!(kind, Kind::Node | Kind::Peer);
+    transaction.mode == Mode::Full
+        || transaction.upserts.iter().any(|desired| of_nodes(desired.id().kind))
+        || transaction.deletes.iter().any(|id| of_nodes(id.kind))
 }
 
 fn check_name(name: &str) -> Result<(), PortError> {

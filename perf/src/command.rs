@@ -2,6 +2,7 @@
 
 pub mod cases;
 pub mod cni_add;
+pub mod first_packets;
 pub mod forward;
 pub mod idle;
 pub mod instructions;

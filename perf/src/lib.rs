@@ -13,6 +13,7 @@
 
 pub mod cases;
 pub mod command;
+pub mod first_packets;
 pub mod forward;
 pub mod generate;
 pub mod machine;

@@ -7,7 +7,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use seine_e2e::failure::Outcome;
 use seine_perf::command::{
-    cases, cni_add, forward, idle, instructions, memory, netperf, peers, replay, stages,
+    cases, cni_add, first_packets, forward, idle, instructions, memory, netperf, peers, replay,
+    stages,
 };
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
@@ -100,6 +101,10 @@ enum Command {
         /// Its name.
         workload: String,
     },
+    /// What the first packet of a connection costs, with more and more installed.
+    ///
+    /// Warm and with evicted caches; and how soon policies and addresses are in force.
+    FirstPackets(first_packets::Arguments),
     /// Conformance cases, as packets through compile step and pipeline; measures nothing.
     ///
     /// One line for each assertion that does not hold, and last the sum as JSON. Needs no root.
@@ -154,6 +159,9 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         Command::Idle(arguments) => measure(&|output| idle::run(&arguments, output)),
         Command::Memory(arguments) => measure(&|output| memory::run(&arguments, output)),
         Command::Forward(arguments) => measure(&|output| forward::run(&arguments, output)),
+        Command::FirstPackets(arguments) => {
+            measure(&|output| first_packets::run(&arguments, output))
+        }
         Command::Peers(arguments) => measure(&|output| peers::run(&arguments, output)),
         Command::ForwardRow { profile } => forward::run_row(&profile).map(|()| true),
         Command::Stages(arguments) => measure(&|output| stages::run(&arguments, output)),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::forward::{Forward, Part};
 pub use self::peer::{Peer, PeerSystem};
+use crate::first_packets::record::{FirstPacketCost, Install, Join, TableMemory};
 use crate::machine::Machine;
 use crate::noise::Noise;
 use crate::process::Memory;
@@ -64,6 +65,14 @@ pub enum Record {
     FirstPacket(FirstPacket),
     /// Memory of one process with some Pods attached.
     Memory(ProcessMemory),
+    /// First packets with so much installed.
+    FirstPacketCost(FirstPacketCost),
+    /// Everything comes into force at once.
+    Install(Install),
+    /// One address joins a group, again and again.
+    Join(Join),
+    /// Memory of what is installed.
+    TableMemory(TableMemory),
     /// Packets through a worker between memory ports.
     Forward(Box<Forward>),
     /// Packets through Seine, or a peer of it, beside each other.

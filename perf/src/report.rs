@@ -2,6 +2,7 @@
 
 mod cni;
 pub mod document;
+mod first_packets;
 mod forward;
 mod grid;
 mod idle;
@@ -34,6 +35,7 @@ pub fn tables(records: &[Record]) -> String {
         memory::table,
         forward::table,
         stages::table,
+        first_packets::table,
         peers::table,
     ];
     for table in kinds {
@@ -52,6 +54,7 @@ pub fn write_plots(records: &[Record], folder: &Path) -> Outcome<Vec<PathBuf>> {
         ("cni-add.svg", cni::plot(records)),
         ("first-packet.svg", idle::plot(records)),
         ("memory.svg", memory::plot(records)),
+        ("growth.svg", first_packets::plot(records)),
         ("forward-connections.svg", forward::over_connections(records)),
         ("forward-policies.svg", forward::over_policies(records)),
         ("forward-services.svg", forward::over_services(records)),

@@ -2,6 +2,7 @@
 //!
 //! Colours tell systems apart also to the colour-blind; every bar and curve is labelled in words.
 
+pub mod growth;
 mod svg;
 
 use self::svg::{Anchor, Svg};
