@@ -340,10 +340,14 @@ mod tests {
         assert_eq!(keys("gateway"), ["host_interface", "interface"]);
         assert_eq!(keys("workers"), ["cores", "poll", "spin_us"]);
         assert_eq!(keys("frames"), ["bytes", "count"]);
-        assert_eq!(
-            keys("connections"),
-            ["first_packets_burst", "first_packets_per_second", "max", "per_port_max"]
-        );
+        let connections = [
+            "first_packets_burst",
+            "first_packets_per_second",
+            "max",
+            "per_port_max",
+            "sample_every",
+        ];
+        assert_eq!(keys("connections"), connections);
         assert_eq!(keys("log"), ["format", "level"]);
         assert_eq!(all.len(), 9);
     }

@@ -61,6 +61,11 @@ impl Machine for Processor {
     }
 
     #[inline]
+    fn prefetch_to_write<T>(&self, place: &T) {
+        prefetch(place);
+    }
+
+    #[inline]
     fn cycles(&self) -> u64 {
         cycles()
     }

@@ -42,9 +42,6 @@ const UNWAKEABLE_SLEEP_MS: i32 = 1;
 /// How long it sleeps at most when frames ran out: a device that has none wakes nobody.
 const SHORT_SLEEP_MS: i32 = 10;
 
-/// Which port each packet of a batch came in by.
-type Origins = ArrayVec<PortId, BATCH_MAX>;
-
 /// How a worker waits for packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Poll {
@@ -97,8 +94,12 @@ pub struct Worker {
     polled: Vec<PortId>,
     /// Ports that this round transmits to.
     touched: Vec<PortId>,
-    /// The frame that the pipeline works on, so that a panic can name it.
-    in_hand: Option<(PortId, Frame)>,
+    /// The packets that are decided about together.
+    batch: Batch,
+    /// The port that each of them came in by.
+    origins: ArrayVec<PortId, BATCH_MAX>,
+    /// Which of them the pipeline works on, so that a panic can name it.
+    in_hand: Option<usize>,
     /// What is known of the batch before anything is done with it.
     survey: Survey,
     /// Queues that cannot wake it.
@@ -117,6 +118,8 @@ impl Worker {
             slots: (0..PORTS_MAX).map(|_| None).collect(),
             polled: Vec::with_capacity(PORTS_MAX),
             touched: Vec::with_capacity(PORTS_MAX),
+            batch: Batch::new(),
+            origins: ArrayVec::new(),
             in_hand: None,
             survey: Survey::default(),
             unwakeable: 0,
@@ -192,15 +195,13 @@ impl Worker {
     pub fn round(&mut self) -> usize {
         let began = cycles();
         let mut packets = 0;
-        let mut batch = Batch::new();
-        let mut origins = ArrayVec::new();
         for index in 0..self.polled.len() {
-            packets += self.receive(self.polled[index], &mut batch, &mut origins);
-            if batch.is_full() {
-                self.forward(&mut batch, &mut origins);
+            packets += self.receive(self.polled[index]);
+            if self.batch.is_full() {
+                self.forward();
             }
         }
-        self.forward(&mut batch, &mut origins);
+        self.forward();
         if packets == 0 {
             self.parts.counters.empty_polls.add(1);
             return 0;
@@ -219,68 +220,75 @@ impl Worker {
 
     /// What it worked on, after a panic.
     pub fn in_hand(&self) -> Option<InHand> {
-        let (ingress, frame) = self.in_hand.as_ref()?;
-        Some(InHand { ingress: *ingress, packet: frame.bytes().to_vec() })
+        let at = self.in_hand?;
+        Some(InHand { ingress: self.origins[at], packet: self.batch[at].bytes().to_vec() })
     }
 
     /// Adds to the batch what a port has, as far as there is room.
-    fn receive(&mut self, port: PortId, batch: &mut Batch, origins: &mut Origins) -> usize {
+    fn receive(&mut self, port: PortId) -> usize {
         let Some(slot) = &mut self.slots[port.index()] else { return 0 };
-        let before = batch.len();
-        slot.queue.receive(&mut self.parts.frames, batch);
-        let received = batch.len() - before;
+        let before = self.batch.len();
+        slot.queue.receive(&mut self.parts.frames, &mut self.batch);
+        let received = self.batch.len() - before;
         if received == 0 {
             return 0;
         }
         slot.counters.receive_packets.add(received as u64);
-        slot.counters.receive_bytes.add(bytes_of(&batch[before..]));
-        origins.extend(std::iter::repeat_n(port, received));
+        slot.counters.receive_bytes.add(bytes_of(&self.batch[before..]));
+        self.origins.extend(std::iter::repeat_n(port, received));
         received
     }
 
-    /// Decides about the packets of a batch in their order, and sorts them by egress port.
-    fn forward(&mut self, batch: &mut Batch, origins: &mut Origins) {
-        if batch.is_empty() {
+    /// Decides about the packets of the batch in their order, and sorts them by egress port.
+    fn forward(&mut self) {
+        if self.batch.is_empty() {
             return;
         }
         self.parts.counters.batches.add(1);
         self.now_ms = boot_time_ms();
-        let state = &self.parts.publication.current().state;
-        let connections = &self.parts.upkeep.learned.connections;
-        let packets = batch.iter().zip(origins.iter().copied());
-        self.survey.take(packets, state, connections, &Processor);
-        for (at, (frame, ingress)) in batch.drain(..).zip(origins.drain(..)).enumerate() {
-            self.forward_one(at, ingress, frame);
+        let outcomes = self.decide();
+        let (batch, origins) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.origins));
+        for ((frame, ingress), outcome) in batch.into_iter().zip(origins).zip(outcomes) {
+            match outcome {
+                Outcome::Output(egress) => self.enqueue(ingress, egress, frame),
+                Outcome::Drop(reason) => self.discard(ingress, reason, frame),
+            }
         }
     }
 
-    fn forward_one(&mut self, at: usize, ingress: PortId, frame: Frame) {
-        let (_, frame) = self.in_hand.insert((ingress, frame));
+    fn decide(&mut self) -> ArrayVec<Outcome, BATCH_MAX> {
+        let Worker { parts, slots, batch, origins, survey, in_hand, now_ms, .. } = self;
+        let state = &parts.publication.current().state;
+        let connections = &parts.upkeep.learned.connections;
+        let packets = batch.iter().zip(origins.iter().copied());
+        survey.take(packets, state, connections, &Processor);
         let mut context = Context {
-            state: &self.parts.publication.current().state,
-            adjacencies: &self.parts.adjacencies,
-            now_ms: self.now_ms,
-            learned: &self.parts.upkeep.learned,
-            worker: &mut self.parts.upkeep.memory,
+            state,
+            adjacencies: &parts.adjacencies,
+            now_ms: *now_ms,
+            learned: &parts.upkeep.learned,
+            worker: &mut parts.upkeep.memory,
             dry: false,
             trace: None,
         };
-        #[cfg(test)]
-        tests::trip(frame);
-        let outcome = composed::decide(&self.survey, at, frame, ingress, &mut context, &Processor);
-        if let Outcome::Output(egress) = outcome
-            && frame.checksum != Checksum::Complete
-            && !takes_partial(&self.slots, egress)
-            && let Some(mut packet) = frame.packet(ingress)
-        {
-            packet.complete_checksum();
-            frame.checksum = Checksum::Complete;
+        let mut outcomes = ArrayVec::new();
+        for (at, (frame, ingress)) in batch.iter_mut().zip(origins.iter()).enumerate() {
+            *in_hand = Some(at);
+            #[cfg(test)]
+            tests::trip(frame);
+            let outcome = composed::decide(survey, at, frame, *ingress, &mut context, &Processor);
+            if let Outcome::Output(egress) = outcome
+                && frame.checksum != Checksum::Complete
+                && !takes_partial(slots, egress)
+                && let Some(mut packet) = frame.packet(*ingress)
+            {
+                packet.complete_checksum();
+                frame.checksum = Checksum::Complete;
+            }
+            outcomes.push(outcome);
         }
-        let Some((_, frame)) = self.in_hand.take() else { return };
-        match outcome {
-            Outcome::Output(egress) => self.enqueue(ingress, egress, frame),
-            Outcome::Drop(reason) => self.discard(ingress, reason, frame),
-        }
+        *in_hand = None;
+        outcomes
     }
 
     fn enqueue(&mut self, ingress: PortId, egress: PortId, frame: Frame) {

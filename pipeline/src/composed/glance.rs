@@ -29,7 +29,7 @@ pub(super) struct Glance {
 
 impl Glance {
     /// That of a frame that came in by such a port; `None` when it has to take the stages.
-    #[inline]
+    #[inline(always)]
     pub fn of(bytes: &[u8], ingress: IngressWords, from_pod: bool) -> Option<Glance> {
         match u16_at(bytes, ethernet::LEN - 2)? {
             ethernet::IPV4 => Self::of_v4(bytes.get(ethernet::LEN..)?, ingress, from_pod),
@@ -38,7 +38,7 @@ impl Glance {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn of_v4(bytes: &[u8], ingress: IngressWords, from_pod: bool) -> Option<Glance> {
         let header: &[u8; ipv4::LEN] = bytes.first_chunk()?;
         let word = |at| bytes_at::<4>(header, at).map_or(0, u32::from_be_bytes);
@@ -65,7 +65,7 @@ impl Glance {
         })
     }
 
-    #[inline]
+    #[inline(never)]
     fn of_v6(bytes: &[u8], ingress: IngressWords, from_pod: bool) -> Option<Glance> {
         let header: &[u8; ipv6::LEN] = bytes.first_chunk()?;
         if header[0] >> 4 != 6 {
@@ -91,6 +91,7 @@ impl Glance {
 
     /// What its checksum field holds, where the port said `known`; `None` when that is not about
     /// its upper layer's own.
+    #[inline]
     pub fn checksum(&self, known: Checksum) -> Option<Checksum> {
         let start = ethernet::LEN as u16 + u16::from(self.upper);
         let offset = match self.is_tcp() {
@@ -106,11 +107,13 @@ impl Glance {
     }
 
     /// Whether it is TCP, and not UDP.
+    #[inline]
     pub fn is_tcp(&self) -> bool {
         self.signal == Signal::Ack
     }
 
     /// Whether it is IPv6.
+    #[inline]
     pub fn is_v6(&self) -> bool {
         usize::from(self.upper) == ipv6::LEN
     }
@@ -125,7 +128,7 @@ struct Upper {
 
 impl Upper {
     /// `addresses` is their sum, if a partial checksum is to be recognised.
-    #[inline]
+    #[inline(always)]
     fn of(upper: &[u8], protocol: u8, addresses: Option<u64>) -> Option<Upper> {
         let ports = bytes_at::<4>(upper, 0).map(u32::from_be_bytes)?;
         let (field, signal) = match protocol {

@@ -5,7 +5,7 @@ use super::rewrite::{self, Change};
 use super::shortcut::{Addressed, Rewrite, Shortcut};
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyId;
-use crate::connection::{Candidate, Direction, FlowKey, KeyWords, Step};
+use crate::connection::{Candidate, Direction, FlowKey, KeyWords};
 use crate::packet::{Checksum, Tunnel};
 use crate::run::Context;
 use crate::state::{State, mac_word};
@@ -33,8 +33,7 @@ pub(super) fn take(
     let (state, hops) = (context.state, context.state.hops());
     let checksum = glance.checksum(known)?;
     let hit = context.learned.connections.hit(candidate, &glance.words)?;
-    let at = hit.progress;
-    if at.is_unanswered() || at.step(glance.signal, hit.direction) != Step::To(at) {
+    if !hit.progress.stays(hit.direction) {
         return None;
     }
     let shortcut = Shortcut::from_word(hit.shortcut())?;
@@ -56,9 +55,8 @@ pub(super) fn take(
         return None;
     }
     // What a server of names answers is learnt from.
-    let [.., fifth, _] = other.unwrap_or(glance.words);
-    let answered_by = if other.is_some() { (fifth >> 32) as u16 } else { (fifth >> 48) as u16 };
-    if answered_by == dns::PORT && hit.direction == Direction::Reply {
+    if hit.direction == Direction::Reply && answered_by(&glance.words, other.as_ref()) == dns::PORT
+    {
         return None;
     }
     let tunnel = match shortcut.adjacency {
@@ -76,6 +74,14 @@ pub(super) fn take(
     }
     hit.note(glance.len.into(), context.now_ms);
     Some(Taken { egress: shortcut.egress, checksum, tunnel })
+}
+
+/// The port that the receiver sees a packet come from.
+#[inline]
+fn answered_by(key: &KeyWords, other: Option<&KeyWords>) -> u16 {
+    // Source and destination port are the highest two halves of the fifth word's upper half.
+    let [_, _, _, _, fifth, _] = key;
+    other.map_or((fifth >> 48) as u16, |[_, _, _, _, fifth, _]| (fifth >> 32) as u16)
 }
 
 /// Of what forwards packets of this key, and of the rules about them where these count.

@@ -46,6 +46,10 @@ use hit::{macs_of, take};
 pub trait Machine {
     /// Asks for the cache line at `place`, which will soon be read.
     fn prefetch<T>(&self, place: &T);
+    /// As that, for a line that will soon be written.
+    fn prefetch_to_write<T>(&self, place: &T) {
+        self.prefetch(place);
+    }
     /// A count of cycles that never goes back.
     fn cycles(&self) -> u64;
 }
@@ -100,24 +104,28 @@ impl Survey {
         self.seen.clear();
         for (frame, _) in batch.clone() {
             if let Some(first) = frame.bytes().first() {
-                machine.prefetch(first);
+                machine.prefetch_to_write(first);
             }
         }
         for (frame, ingress) in batch.take(BATCH_MAX) {
-            let mut glance = glance_at(frame.bytes(), ingress, state);
-            if let Some(glance) = &mut glance {
-                glance.hash = connections.hash_of(&glance.words);
-                if let Some(line) = connections.bucket_of(glance.hash) {
-                    machine.prefetch(line);
-                }
+            let Some(mut glance) = glance_at(frame.bytes(), ingress, state) else {
+                self.seen.push(None);
+                continue;
+            };
+            glance.hash = connections.hash_of(&glance.words);
+            if let Some(line) = connections.bucket_of(glance.hash) {
+                machine.prefetch(line);
             }
-            self.seen.push(glance.map(|glance| Seen { glance, candidate: None }));
+            self.seen.push(Some(Seen { glance, candidate: None }));
         }
         for seen in self.seen.iter_mut().flatten() {
             seen.candidate = connections.candidate(seen.glance.hash);
-            let lines = seen.candidate.and_then(|it| connections.lines_of(it));
-            for line in lines.into_iter().flatten() {
-                machine.prefetch(line);
+            if let Some([original, reply, decided]) =
+                seen.candidate.and_then(|it| connections.lines_of(it))
+            {
+                machine.prefetch(decided);
+                machine.prefetch_to_write(original);
+                machine.prefetch_to_write(reply);
             }
         }
     }
@@ -126,6 +134,7 @@ impl Survey {
 /// Where a packet from a peer most often begins: behind headers without options over IPv4.
 const TUNNEL_HEADERS: usize = ethernet::LEN + ipv4::LEN + udp::LEN + geneve::LEN;
 
+#[inline(always)]
 fn glance_at(bytes: &[u8], ingress: PortId, state: &State) -> Option<Glance> {
     let hop = state.hops().get(ingress)?;
     let from_pod = match hop.kind? {
@@ -184,7 +193,8 @@ pub fn decide(
 ) -> Outcome {
     let sampled = context.worker.composed.sampler.begin(frame.bytes(), frame.checksum());
     let seen = survey.seen.get(at).and_then(Option::as_ref);
-    let uplink = context.state.uplink().is_some_and(|uplink| uplink.id == ingress);
+    let from = context.state.hops().get(ingress);
+    let uplink = from.is_some_and(|from| from.kind == Some(PortKind::Uplink));
     let (outcome, hit) = if uplink {
         tunnelled(seen, frame, ingress, context, machine)
     } else if let Some(outcome) = seen.and_then(|seen| hit(seen, frame, ingress, context)) {

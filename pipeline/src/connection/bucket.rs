@@ -50,11 +50,13 @@ pub(super) struct Buckets<'a>(pub &'a [Line]);
 
 impl<'a> Buckets<'a> {
     /// The line of the one that is looked at first.
+    #[inline]
     pub(super) fn primary(self, hash: u64) -> Option<&'a Line> {
         self.0.get((((hash >> 32) * self.0.len() as u64) >> 32) as usize)
     }
 
     /// The two that a key can be in, primary first.
+    #[inline]
     pub(super) fn candidates(self, hash: u64) -> [&'a [AtomicU64]; 2] {
         let at = |part: u64| {
             let index = ((part * self.0.len() as u64) >> 32) as usize;
@@ -65,12 +67,14 @@ impl<'a> Buckets<'a> {
     }
 
     /// Places that may be those of a key, in the order in which they were taken into account.
+    #[inline]
     pub(super) fn matches(self, hash: u64) -> impl Iterator<Item = Place> {
         let wanted = fingerprint(hash);
         self.places(hash).filter(move |place| place.0 >> FINGERPRINT_SHIFT == wanted)
     }
 
     /// All places in use of both candidates.
+    #[inline]
     pub(super) fn places(self, hash: u64) -> impl Iterator<Item = Place> {
         let words = self.candidates(hash).into_iter().flatten();
         words.map(|word| Place(word.load(Ordering::Acquire))).filter(|place| place.0 != 0)

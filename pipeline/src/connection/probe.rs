@@ -9,11 +9,13 @@
 
 use super::bucket::Place;
 use super::memory::Line;
-use super::record::{RECORD_LINES, Record, turn};
+use super::record::{
+    ORIGINAL_DECIDED, PROGRESS, RECORD_LINES, REPLY_DECIDED, SEQUENCE, count, turn,
+};
 use super::table::ConnectionTable;
 use super::words::KeyWords;
 use super::{ConnectionId, Direction, Progress};
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Keeps the stamps of two turns of a record apart, however the State changes: an odd number, so
 /// that no other turn of 32 bits gives the same.
@@ -27,8 +29,9 @@ pub(crate) struct Candidate {
 }
 
 /// A connection as a packet of it was found, all of one moment.
+#[derive(Clone, Copy)]
 pub(crate) struct Hit<'a> {
-    record: Record<'a>,
+    lines: &'a [Line; RECORD_LINES],
     number: u64,
     /// In which direction.
     pub(crate) direction: Direction,
@@ -40,74 +43,112 @@ pub(crate) struct Hit<'a> {
 
 impl ConnectionTable {
     /// The keyed hash of a key.
+    #[inline]
     pub(crate) fn hash_of(&self, words: &KeyWords) -> u64 {
         self.hash.hash(words)
     }
 
     /// The line that most keys of this hash are found in.
+    #[inline]
     pub(crate) fn bucket_of(&self, hash: u64) -> Option<&Line> {
         self.buckets().primary(hash)
     }
 
     /// The record that has the fingerprint of this hash.
+    #[inline]
     pub(crate) fn candidate(&self, hash: u64) -> Option<Candidate> {
         let place: Place = self.buckets().matches(hash).next()?;
         Some(Candidate { index: place.index()?, direction: place.direction() })
     }
 
     /// The lines of a candidate.
+    #[inline]
     pub(crate) fn lines_of(&self, candidate: Candidate) -> Option<&[Line; RECORD_LINES]> {
         self.record_lines(candidate.index)
     }
 
     /// The candidate's connection, if it lives and this is its key.
+    #[inline]
     pub(crate) fn hit(&self, candidate: Candidate, words: &KeyWords) -> Option<Hit<'_>> {
-        let record = self.record(candidate.index)?;
-        let number = record.living()?;
+        let lines = self.record_lines(candidate.index)?;
         let direction = candidate.direction;
-        if !record.has_key(direction, words) {
-            return None;
-        }
-        let progress = record.progress();
-        let decided = record.decided(direction).load(Ordering::Relaxed);
+        let [_, _, state] = lines;
+        let number = state.0[SEQUENCE].load(Ordering::Acquire);
+        let different = way(lines, direction).0.iter().zip(words);
+        let different =
+            different.fold(0, |bits, (word, other)| bits | (word.load(Ordering::Relaxed) ^ other));
+        let progress = Progress::from_word(state.0[PROGRESS].load(Ordering::Relaxed));
+        let decided = decided(lines, direction).load(Ordering::Relaxed);
         // As in `Record::read`.
         fence(Ordering::Acquire);
-        let same = record.sequence.load(Ordering::Relaxed) == number;
-        same.then_some(Hit { record, number, direction, progress, decided })
+        let same = state.0[SEQUENCE].load(Ordering::Relaxed) == number;
+        if different != 0 || !same || number.is_multiple_of(2) {
+            return None;
+        }
+        Some(Hit { lines, number, direction, progress, decided })
     }
 
     /// Remembers what was decided about a direction of a connection, as far as it still lives.
     pub(crate) fn decide(&self, id: ConnectionId, direction: Direction, shortcut: u32, epoch: u32) {
-        let Some(record) = self.living(id) else { return };
+        let living = self.living(id).and_then(|record| self.record_lines(record.index));
+        let Some(lines) = living else { return };
         let word = u64::from(shortcut) << 32 | u64::from(stamp(epoch, id.turn));
-        record.decided(direction).store(word, Ordering::Relaxed);
+        decided(lines, direction).store(word, Ordering::Relaxed);
     }
 }
 
 impl Hit<'_> {
     /// What was decided about this direction: not yet checked against its stamp.
+    #[inline]
     pub(crate) fn shortcut(&self) -> u32 {
         (self.decided >> 32) as u32
     }
 
     /// Whether what was decided is of this epoch.
+    #[inline]
     pub(crate) fn is_of(&self, epoch: u32) -> bool {
         self.decided as u32 == stamp(epoch, turn(self.number))
     }
 
     /// The key of the other direction; `None` when the connection is over meanwhile.
+    #[inline]
     pub(crate) fn other_key(&self) -> Option<KeyWords> {
-        let words = self.record.way(self.direction.reversed()).key();
+        let [a, b, c, d, e, f, ..] = &way(self.lines, self.direction.reversed()).0;
+        let words = [a, b, c, d, e, f].map(|word| word.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
-        (self.record.sequence.load(Ordering::Relaxed) == self.number).then_some(words)
+        let [_, _, state] = self.lines;
+        (state.0[SEQUENCE].load(Ordering::Relaxed) == self.number).then_some(words)
     }
 
     /// Counts the packet.
+    #[inline]
     pub(crate) fn note(&self, bytes: u64, now_ms: u64) {
-        self.record.way(self.direction).count(bytes, now_ms);
+        let [.., seen, sum] = &way(self.lines, self.direction).0;
+        count(seen, sum, bytes, now_ms);
     }
 }
 
+/// The line of a direction.
+#[inline]
+fn way(lines: &[Line; RECORD_LINES], direction: Direction) -> &Line {
+    let [original, reply, _] = lines;
+    match direction {
+        Direction::Original => original,
+        Direction::Reply => reply,
+    }
+}
+
+/// The word of what was decided about a direction.
+#[inline]
+fn decided(lines: &[Line; RECORD_LINES], direction: Direction) -> &AtomicU64 {
+    let [_, _, state] = lines;
+    match direction {
+        Direction::Original => &state.0[ORIGINAL_DECIDED],
+        Direction::Reply => &state.0[REPLY_DECIDED],
+    }
+}
+
+#[inline]
 fn stamp(epoch: u32, turn: u32) -> u32 {
     epoch.wrapping_add(turn.wrapping_mul(TURN_FACTOR))
 }
@@ -152,8 +193,8 @@ mod tests {
         let successor = table.insert(&next, 1000, &mut worker).unwrap();
         assert_eq!(id.index, successor.index);
         // Another worker has looked whether the first lives, and stores what it has decided now.
-        let record = table.record(id.index).unwrap();
-        record.decided(Direction::Original).store(late, Ordering::Relaxed);
+        let lines = table.record_lines(id.index).unwrap();
+        decided(lines, Direction::Original).store(late, Ordering::Relaxed);
         let found = hit(&table, &next.original);
         assert!(found.shortcut() == 0xabcd && !found.is_of(7));
     }

@@ -221,6 +221,18 @@ impl Progress {
         Step::To(next)
     }
 
+    /// Whether it stays here, answered as it is, when an ordinary packet of it comes: data, or a
+    /// segment with no flag but ACK.
+    #[inline]
+    pub(crate) const fn stays(self, direction: Direction) -> bool {
+        match self {
+            Progress::Established | Progress::FinWait | Progress::CloseWait => true,
+            Progress::Closed | Progress::Stream => true,
+            Progress::SynReceived | Progress::Answered => matches!(direction, Direction::Reply),
+            _ => false,
+        }
+    }
+
     /// Whether the other side has not been heard of.
     pub const fn is_unanswered(self) -> bool {
         matches!(self, Progress::SynSent | Progress::Unanswered | Progress::Midstream)
@@ -388,6 +400,19 @@ mod tests {
             let known = Signal::of_tcp(Some([flags])) != Nonsense;
             let relevant = flags & 0b1_0111;
             assert_eq!(known, [2, 18, 16, 17, 4, 20].contains(&relevant), "{flags:08b}");
+        }
+    }
+
+    #[test]
+    fn what_stays_is_answered_and_takes_no_step() {
+        for at in Progress::ALL {
+            for direction in [Original, Reply] {
+                let takes = |signal| at.step(signal, direction) != Step::To(*at);
+                // Of the two signals one is of another protocol. What was revoked is judged.
+                let judged = at.is_unanswered() || *at == Revoked;
+                let stays = !judged && !(takes(Ack) && takes(Data));
+                assert_eq!(at.stays(direction), stays, "{at:?} {direction:?}");
+            }
         }
     }
 

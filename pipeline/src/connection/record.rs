@@ -18,6 +18,12 @@ use crate::sync::{AtomicU64, Ordering, fence};
 /// Lines of a record.
 pub(super) const RECORD_LINES: usize = 3;
 
+/// Places of words in the third line.
+pub(super) const SEQUENCE: usize = 0;
+pub(super) const PROGRESS: usize = 1;
+pub(super) const ORIGINAL_DECIDED: usize = 5;
+pub(super) const REPLY_DECIDED: usize = 6;
+
 /// When a direction was last seen is kept in this unit.
 pub(super) const SEEN_UNIT_MS: u64 = 250;
 const SEEN_BITS: u32 = 24;
@@ -61,14 +67,8 @@ impl Way<'_> {
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    /// One more packet. No other worker writes these two words, so nothing is lost between the
-    /// load and the store.
     pub(super) fn count(&self, bytes: u64, now_ms: u64) {
-        let packets = (self.seen.load(Ordering::Relaxed) >> SEEN_BITS) + 1;
-        let seen = (now_ms / SEEN_UNIT_MS) & SEEN_MASK;
-        self.seen.store(packets << SEEN_BITS | seen, Ordering::Relaxed);
-        let sum = self.bytes.load(Ordering::Relaxed).wrapping_add(bytes);
-        self.bytes.store(sum, Ordering::Relaxed);
+        count(self.seen, self.bytes, bytes, now_ms);
     }
 
     fn idle_ms(&self, now_ms: u64) -> u64 {
@@ -77,6 +77,16 @@ impl Way<'_> {
         let ahead = idle > SEEN_MASK - SEEN_AHEAD;
         if ahead { 0 } else { idle * SEEN_UNIT_MS }
     }
+}
+
+/// One more packet of a direction. No other worker writes these two words, so nothing is lost
+/// between the load and the store.
+#[inline]
+pub(super) fn count(seen: &AtomicU64, sum: &AtomicU64, bytes: u64, now_ms: u64) {
+    let packets = (seen.load(Ordering::Relaxed) >> SEEN_BITS) + 1;
+    let now = (now_ms / SEEN_UNIT_MS) & SEEN_MASK;
+    seen.store(packets << SEEN_BITS | now, Ordering::Relaxed);
+    sum.store(sum.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
 }
 
 /// Three lines of the table's memory.
@@ -151,15 +161,6 @@ impl<'a> Record<'a> {
         match direction {
             Direction::Original => &self.original,
             Direction::Reply => &self.reply,
-        }
-    }
-
-    /// The word of what was decided about a direction.
-    pub(super) fn decided(&self, direction: Direction) -> &'a AtomicU64 {
-        let [original, reply] = self.decided;
-        match direction {
-            Direction::Original => original,
-            Direction::Reply => reply,
         }
     }
 
@@ -292,7 +293,8 @@ impl Progress {
         u64::from(turn) << 32 | u64::from(self as u8)
     }
 
-    fn from_word(word: u64) -> Progress {
+    #[inline]
+    pub(super) fn from_word(word: u64) -> Progress {
         let number = usize::from(word as u8);
         // Only numbers of `ALL` are ever stored.
         Progress::ALL.get(number).copied().unwrap_or(Progress::Closed)

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 /// The ones' complement sum of the bytes, not folded; an odd last byte counts as the high half.
+#[inline]
 pub fn sum(bytes: &[u8]) -> u64 {
     let mut total: u64 = 0;
     let (words, rest) = bytes.as_chunks::<4>();
@@ -20,6 +21,7 @@ pub fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// Folds a sum to 16 bits.
+#[inline]
 pub fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -29,6 +31,7 @@ pub fn fold(mut sum: u64) -> u16 {
 }
 
 /// The checksum of these bytes, their own checksum field being zero.
+#[inline]
 pub fn checksum(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }

@@ -38,16 +38,19 @@ pub enum Defect {
 }
 
 /// `N` bytes from `at` on, if there are so many.
+#[inline]
 pub fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
 /// The 16-bit number at `at`.
+#[inline]
 pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes_at(bytes, at).map(u16::from_be_bytes)
 }
 
 /// Puts `value` at `at`; `None`, and no change, when it does not fit.
+#[inline]
 pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Option<()> {
     bytes.get_mut(at..)?.get_mut(..value.len())?.copy_from_slice(value);
     Some(())
