@@ -17,6 +17,7 @@ mod progress;
 mod record;
 mod report;
 mod revision;
+mod signal;
 mod table;
 mod wheel;
 mod words;
@@ -28,8 +29,9 @@ pub(crate) use judged::Judged;
 pub use key::{Direction, FlowKey, Ingress, Tuple};
 pub use memory::{ConnectionMemory, LINE_WORDS, Line};
 pub(crate) use probe::Candidate;
-pub use progress::{Progress, Signal, Step};
+pub use progress::{Progress, Step};
 pub use report::{Counts, Ended, Found, Listed, NewConnection, NotInserted, Occupancy};
+pub use signal::Signal;
 pub use table::{ConnectionTable, ConnectionWorker};
 pub(crate) use words::{IngressWords, KeyWords, address_words};
 
