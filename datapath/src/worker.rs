@@ -76,6 +76,9 @@ pub struct WorkerParts {
     pub poll: Poll,
 }
 
+/// What tells a worker the time, in milliseconds since the machine started.
+pub type Clock = fn() -> u64;
+
 /// The frame that was being worked on when a worker panicked.
 pub struct InHand {
     /// The port it came in by.
@@ -87,6 +90,7 @@ pub struct InHand {
 /// One core's work.
 pub struct Worker {
     parts: WorkerParts,
+    clock: Clock,
     /// When the batch was received.
     now_ms: u64,
     slots: Box<[Option<Box<Slot>>]>,
@@ -114,6 +118,7 @@ impl Worker {
         parts.counters.started_at_cycles.set(cycles());
         Ok(Worker {
             parts,
+            clock: boot_time_ms,
             now_ms: boot_time_ms(),
             slots: (0..PORTS_MAX).map(|_| None).collect(),
             polled: Vec::with_capacity(PORTS_MAX),
@@ -125,6 +130,13 @@ impl Worker {
             unwakeable: 0,
             bed,
         })
+    }
+
+    /// Tells it the time otherwise than by the machine's clock, so that it does the same whenever
+    /// it is run.
+    #[must_use]
+    pub fn by_clock(self, clock: Clock) -> Worker {
+        Worker { clock, now_ms: clock(), ..self }
     }
 
     /// Works until told to stop.
@@ -149,7 +161,7 @@ impl Worker {
             if self.settle() {
                 continue;
             }
-            let due = self.parts.upkeep.step(boot_time_ms());
+            let due = self.parts.upkeep.step((self.clock)());
             if due == Due::Now {
                 continue;
             }
@@ -245,7 +257,7 @@ impl Worker {
             return;
         }
         self.parts.counters.batches.add(1);
-        self.now_ms = boot_time_ms();
+        self.now_ms = (self.clock)();
         let outcomes = self.decide();
         let (batch, origins) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.origins));
         for ((frame, ingress), outcome) in batch.into_iter().zip(origins).zip(outcomes) {
