@@ -5,9 +5,12 @@
 //! the other's: at least one sees the other, and gives up before anybody can find it. So a key
 //! never leads to two living connections; seldom both give up, and the packet is one that is lost.
 //!
-//! Where there is no room, a connection gives way that nobody has answered: of those in the
-//! candidate buckets, or else of a few records from a place on that the hash chooses, the one that
-//! was silent for longest. Over its quota, a port gives up only its own.
+//! Where there is no room, connections give way that nobody has answered. A hand goes round over
+//! all records, a stretch at a time, and ends what it finds there of those; so it comes to each as
+//! late as it can, and to a table full of them it comes for one in thirty-two insertions. One that
+//! still sends is passed over while there are others. Over its quota, a port gives up only its own.
+
+use arrayvec::ArrayVec;
 
 use super::bucket::Place;
 use super::record::{Filling, Record};
@@ -21,8 +24,13 @@ use crate::sync::{Ordering, fence, pause};
 const LOOKS: u32 = 1024;
 const LOOKS_OF_THE_HIGHER: u32 = 64;
 
-/// Records that are looked at for one to evict, beside those of the candidate buckets.
-const EVICTION_LOOKS: u32 = 32;
+/// Records that are looked at for one to evict.
+const EVICTION_LOOKS: u32 = 64;
+
+/// Records of which those that may give way are ended at once.
+const STRETCH_MAX: u32 = 32;
+/// A stretch is no more of a table than one in so many: in a small one each gives way alone.
+const STRETCH_SHARE: u32 = 4096;
 
 impl ConnectionTable {
     /// Inserts what the port's quota has been charged for.
@@ -34,9 +42,10 @@ impl ConnectionTable {
         worker: &mut ConnectionWorker,
     ) -> Result<ConnectionId, NotInserted> {
         let link = |index| self.record(index).map(|record| record.opened);
-        let index = self.free.take(link).or_else(|| {
-            self.evict(keys, None, now_ms, worker).then(|| self.free.take(link)).flatten()
-        });
+        let index = self
+            .free
+            .take(link)
+            .or_else(|| self.make_room(now_ms, worker).then(|| self.free.take(link)).flatten());
         let record = index.and_then(|index| self.record(index)).ok_or(NotInserted::Full)?;
         record.fill(&Filling {
             original: &keys[0].words,
@@ -128,24 +137,72 @@ impl ConnectionTable {
         false
     }
 
-    /// Ends one unanswered connection, if there is one in sight.
-    pub(super) fn evict(
+    /// Ends connections that nobody has answered, a stretch of records or a few at a time. Says
+    /// whether there were any.
+    fn make_room(&self, now_ms: u64, worker: &mut ConnectionWorker) -> bool {
+        let touched = self.free.touched();
+        let stretch = (touched / STRETCH_SHARE).clamp(1, STRETCH_MAX);
+        for _ in 0..EVICTION_LOOKS.div_ceil(stretch) {
+            // One hand for all workers, so that none comes to what another one has just filled.
+            let first = self.hand.fetch_add(u64::from(stretch), Ordering::Relaxed);
+            let Some(first) = first.checked_rem(u64::from(touched)) else { return false };
+            let records =
+                (0..stretch).map(|n| ((first + u64::from(n)) % u64::from(touched)) as u32);
+            if self.sweep(records, now_ms, worker) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends those of these connections that may give way. One that still sends does so only where
+    /// no other may.
+    fn sweep(
         &self,
-        keys: &[Key; 2],
-        account: Option<usize>,
+        records: impl Iterator<Item = u32>,
         now_ms: u64,
         worker: &mut ConnectionWorker,
     ) -> bool {
-        if self.evict_near(keys, account, now_ms, worker) {
+        let mut chosen: ArrayVec<(u32, u64), { STRETCH_MAX as usize }> = ArrayVec::new();
+        let mut busy = None;
+        for index in records {
+            let Some(record) = self.record(index) else { continue };
+            let Some(number) = record.living() else { continue };
+            if !record.progress().may_give_way() {
+                continue;
+            }
+            if record.is_busy(now_ms) {
+                busy = Some((index, number));
+            } else if chosen.try_push((index, number)).is_err() {
+                break;
+            }
+        }
+        if chosen.is_empty() {
+            chosen.extend(busy);
+        }
+        self.evict(&chosen, worker)
+    }
+
+    /// Ends one unanswered connection of an account, if there is one in sight: of those in the
+    /// keys' buckets, or else of a few records from a place on that the hash chooses, the one that
+    /// was silent for longest.
+    pub(super) fn evict_own(
+        &self,
+        keys: &[Key; 2],
+        account: usize,
+        now_ms: u64,
+        worker: &mut ConnectionWorker,
+    ) -> bool {
+        if self.evict_near(keys, Some(account), now_ms, worker) {
             return true;
         }
         let touched = self.free.touched();
         let first = keys[0].hash as u32;
         let far = (0..EVICTION_LOOKS.min(touched)).map(|n| first.wrapping_add(n) % touched);
-        self.evict_one_of(far, account, now_ms, worker)
+        self.evict_one_of(far, Some(account), now_ms, worker)
     }
 
-    /// As [`evict`](Self::evict), among those in the keys' buckets.
+    /// Ends one unanswered connection among those in the keys' buckets.
     fn evict_near(
         &self,
         keys: &[Key; 2],
@@ -166,22 +223,69 @@ impl ConnectionTable {
         now_ms: u64,
         worker: &mut ConnectionWorker,
     ) -> bool {
-        // Not reported yet, and there is no room for more: nobody has asked about them.
-        if worker.evicted.len() == worker.evicted.capacity() {
-            return false;
-        }
-        let candidates = records.filter_map(|index| {
-            let record = self.record(index)?;
-            let number = record.living()?;
+        let mut chosen = None;
+        let mut longest_ms = 0;
+        for index in records {
+            let Some(record) = self.record(index) else { continue };
+            let Some(number) = record.living() else { continue };
             let charged = account.is_none_or(|account| record.account() == account);
-            (charged && record.progress().may_give_way()).then_some((record, number))
-        });
-        let chosen = candidates.max_by_key(|(record, _)| record.idle_ms(now_ms));
-        let Some(ended) = chosen.and_then(|(record, number)| self.end(&record, number)) else {
-            return false;
-        };
-        self.evicted.fetch_add(1, Ordering::Relaxed);
-        worker.evicted.push(ended);
-        true
+            if !charged || !record.progress().may_give_way() {
+                continue;
+            }
+            let idle_ms = record.idle_ms(now_ms);
+            if chosen.is_none() || idle_ms > longest_ms {
+                (chosen, longest_ms) = (Some((index, number)), idle_ms);
+            }
+        }
+        self.evict(chosen.as_slice(), worker)
+    }
+
+    /// Ends connections, each if its record still has this sequence number. Says whether any was
+    /// ended.
+    fn evict(&self, chosen: &[(u32, u64)], worker: &mut ConnectionWorker) -> bool {
+        // Those that are not reported yet leave no more room: nobody has asked about them.
+        let room = worker.evicted.capacity() - worker.evicted.len();
+        let mut count = 0;
+        for (index, number) in chosen.iter().take(room) {
+            let Some(record) = self.record(*index) else { continue };
+            let Some(ended) = self.end(&record, *number) else { continue };
+            worker.evicted.push(ended);
+            count += 1;
+        }
+        self.evicted.fetch_add(count, Ordering::Relaxed);
+        count > 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::super::table_tests::{limits, new};
+    use super::super::{ConnectionTable, ConnectionWorker, Direction, Progress};
+    use super::*;
+
+    #[test]
+    fn the_oldest_give_way_a_stretch_at_a_time_but_for_those_that_still_send() {
+        let table = ConnectionTable::new(limits(4 * STRETCH_SHARE), 5);
+        let mut worker = ConnectionWorker::new();
+        let syn = |client| new(client, 1, Progress::SynSent);
+        let ids: Vec<_> = (0..4 * STRETCH_SHARE)
+            .map(|client| table.insert(&syn(client), 1, &mut worker).unwrap())
+            .collect();
+        let now_ms = 60_000;
+        for _ in 0..2 {
+            assert!(table.note(ids[2], Direction::Original, 100, now_ms));
+        }
+        table.insert(&syn(100_000), now_ms, &mut worker).unwrap();
+        let gone = ids.iter().map(|id| table.get(*id).is_none());
+        let gone: Vec<_> = gone.enumerate().filter_map(|(at, gone)| gone.then_some(at)).collect();
+        assert_eq!(gone, [0, 1, 3]);
+        // The two that are free now come before anybody else has to give way.
+        for client in 100_001..100_003 {
+            table.insert(&syn(client), now_ms, &mut worker).unwrap();
+        }
+        assert_eq!(table.occupancy().evicted, 3);
+        table.insert(&syn(100_003), now_ms, &mut worker).unwrap();
+        assert!(table.get(ids[2]).is_some() && table.get(ids[4]).is_none());
     }
 }

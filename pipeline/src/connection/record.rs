@@ -218,6 +218,11 @@ impl<'a> Record<'a> {
         self.original.idle_ms(now_ms).min(self.reply.idle_ms(now_ms))
     }
 
+    /// Whether it still sends: more than one packet, the last a moment ago.
+    pub(super) fn is_busy(&self, now_ms: u64) -> bool {
+        self.original.counts().packets > 1 && self.idle_ms(now_ms) < SEEN_UNIT_MS
+    }
+
     pub(super) fn opened_ms(&self) -> u64 {
         self.opened.load(Ordering::Relaxed) >> 16
     }

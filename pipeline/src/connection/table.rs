@@ -64,6 +64,8 @@ pub struct ConnectionTable {
     memory: ConnectionMemory,
     buckets: usize,
     pub(super) free: FreeList,
+    /// Where records are looked at next for some to give way.
+    pub(super) hand: AtomicU64,
     pub(super) used: AtomicU64,
     expired: AtomicU64,
     pub(super) evicted: AtomicU64,
@@ -102,6 +104,7 @@ impl ConnectionTable {
             memory,
             buckets: buckets(capacity),
             free: FreeList::new(capacity as u32),
+            hand: AtomicU64::new(0),
             used: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
@@ -148,13 +151,10 @@ impl ConnectionTable {
         worker: &mut ConnectionWorker,
     ) -> Result<ConnectionId, NotInserted> {
         let keys = [self.key(&new.original), self.key(&new.reply)];
-        if keys.iter().any(|key| self.look(key).is_some()) {
-            return Err(NotInserted::Exists);
-        }
         let (account, quota) = (new.account().index(), quota(&self.limits, new.account()));
         let charged = self.accounts.get(account).ok_or(NotInserted::Quota)?;
         let over = charged.fetch_add(1, Ordering::Relaxed) >= quota;
-        let inserted = if over && !self.evict(&keys, Some(account), now_ms, worker) {
+        let inserted = if over && !self.evict_own(&keys, account, now_ms, worker) {
             Err(NotInserted::Quota)
         } else {
             self.insert_charged(new, &keys, now_ms, worker)
