@@ -17,6 +17,7 @@ mod clock;
 mod compose;
 mod glance;
 mod hit;
+mod judge;
 mod rewrite;
 mod sample;
 mod shortcut;
@@ -87,6 +88,7 @@ pub struct Survey {
     seen: ArrayVec<Option<Seen>, BATCH_MAX>,
 }
 
+#[derive(Debug)]
 struct Seen {
     glance: Glance,
     candidate: Option<Candidate>,
@@ -191,26 +193,43 @@ pub fn decide(
     context: &mut Context<'_>,
     machine: &impl Machine,
 ) -> Outcome {
-    let sampled = context.worker.composed.sampler.begin(frame.bytes(), frame.checksum());
     let seen = survey.seen.get(at).and_then(Option::as_ref);
-    let from = context.state.hops().get(ingress);
-    let uplink = from.is_some_and(|from| from.kind == Some(PortKind::Uplink));
-    let (outcome, hit) = if uplink {
-        tunnelled(seen, frame, ingress, context, machine)
-    } else if let Some(outcome) = seen.and_then(|seen| hit(seen, frame, ingress, context)) {
-        (outcome, true)
-    } else {
-        (by_stages(frame, ingress, context, machine), false)
-    };
+    let ComposedMemory { sampler, hits, .. } = &context.worker.composed;
+    let sampled = sampler.is_due(*hits) && sample::begin(frame, ingress, seen, context);
+    let (outcome, hit) = act(seen, frame, ingress, context, machine);
+    let composed = &mut context.worker.composed;
     if !hit {
-        context.worker.composed.walks += 1;
+        composed.walks += 1;
+        if sampled {
+            composed.sampler.put_off(composed.hits);
+        }
         return outcome;
     }
-    context.worker.composed.hits += 1;
+    composed.hits += 1;
     if sampled {
         sample::compare(frame, ingress, outcome, context);
     }
     outcome
+}
+
+/// Rewrites a packet by what was composed if that is enough, else by the stages. Says what became
+/// of it, and whether without them.
+#[inline(always)]
+fn act(
+    seen: Option<&Seen>,
+    frame: &mut impl PacketBuffer,
+    ingress: PortId,
+    context: &mut Context<'_>,
+    machine: &impl Machine,
+) -> (Outcome, bool) {
+    let from = context.state.hops().get(ingress);
+    if from.is_some_and(|from| from.kind == Some(PortKind::Uplink)) {
+        return tunnelled(seen, frame, ingress, context, machine);
+    }
+    match seen.and_then(|seen| hit(seen, frame, ingress, context)) {
+        Some(outcome) => (outcome, true),
+        None => (by_stages(frame, ingress, context, machine), false),
+    }
 }
 
 /// A packet that takes the stages.
@@ -318,3 +337,6 @@ fn taken_out(
     packet.checksum = taken.checksum;
     Some(Outcome::Output(taken.egress))
 }
+
+#[cfg(all(test, not(loom)))]
+mod sample_tests;

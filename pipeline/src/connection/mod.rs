@@ -28,7 +28,7 @@ pub use fragment::FragmentTable;
 pub(crate) use judged::Judged;
 pub use key::{Direction, FlowKey, Ingress, Tuple};
 pub use memory::{ConnectionMemory, LINE_WORDS, Line};
-pub(crate) use probe::Candidate;
+pub(crate) use probe::{Candidate, Testimony};
 pub use progress::{Progress, Step};
 pub use report::{Counts, Ended, Found, Listed, NewConnection, NotInserted, Occupancy};
 pub use signal::Signal;

@@ -41,6 +41,20 @@ pub(crate) struct Hit<'a> {
     decided: u64,
 }
 
+/// What a record says beside its keys and counts: equal when nobody has changed it meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Testimony {
+    words: [u64; 6],
+}
+
+impl Testimony {
+    /// What was decided about the original and about the reply direction.
+    pub(crate) fn shortcuts(&self) -> [u32; 2] {
+        let [.., original, reply] = self.words;
+        [original, reply].map(|decided| (decided >> 32) as u32)
+    }
+}
+
 impl ConnectionTable {
     /// The keyed hash of a key.
     #[inline]
@@ -86,6 +100,19 @@ impl ConnectionTable {
             return None;
         }
         Some(Hit { lines, number, direction, progress, decided })
+    }
+
+    /// All by which a candidate's packets are decided about, but for its keys, which are the same
+    /// while the sequence number is.
+    pub(crate) fn testimony(&self, candidate: Candidate) -> Option<Testimony> {
+        // Whatever was read before is not newer than what follows.
+        fence(Ordering::Acquire);
+        let [_, _, state] = self.record_lines(candidate.index)?;
+        let [sequence, progress, rules, marks, _, original, reply, _] = &state.0;
+        let words = [sequence, progress, rules, marks, original, reply];
+        let words = words.map(|word| word.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        Some(Testimony { words })
     }
 
     /// Remembers what was decided about a direction of a connection, as far as it still lives.
