@@ -2,8 +2,8 @@
 //!
 //! What is composed holds because rules let the connection be opened. Where none of them has
 //! changed since, which the connection's policy epoch says, they have to let it now, too. Nothing
-//! is known of a connection that is older than its rules: with `existingConnections: keep` it may go on
-//! whatever they say.
+//! is known of a connection that is older than its rules: with `existingConnections: keep` it may
+//! go on whatever they say.
 
 use crate::connection::Connection;
 use crate::packet::{Denied, Facts, Packet, Tracking};
