@@ -15,10 +15,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vhost::vhost_user::{BackendReqHandler, Error};
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use super::Mode;
 use super::device::Device;
+use super::early::Enable;
 use super::shared::Shared;
 use crate::port::OpenError;
 
@@ -200,9 +201,14 @@ impl Host {
             if !self.goes_on() {
                 return Ok(());
             }
+            let early = Enable::next(&watched);
             match handler.handle_request() {
-                // DPDK's stops its rings on a new connection before it says what it agrees to.
-                Err(Error::InactiveFeature(_)) => {}
+                Err(Error::InactiveFeature(_)) => {
+                    if let Some(Enable { ring, on }) = early {
+                        let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+                        device.set_vring_enable(ring, on)?;
+                    }
+                }
                 result => result?,
             }
         }

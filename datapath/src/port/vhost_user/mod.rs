@@ -18,6 +18,7 @@
 
 mod control;
 mod device;
+mod early;
 mod events;
 mod fault;
 mod features;

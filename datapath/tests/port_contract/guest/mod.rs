@@ -102,11 +102,22 @@ pub struct Guest {
     pub rings: Vec<GuestRing>,
     /// What the port left for whoever comes after it.
     keepsake: Option<(File, [u8; 24])>,
+    /// Whether it enables its rings before it agrees on features, and not after: as QEMU does.
+    enables_first: bool,
 }
 
 impl Guest {
     /// A guest that speaks by `stream`, ready.
     pub fn new(shape: Shape, stream: UnixStream) -> Guest {
+        Guest::started(shape, stream, false)
+    }
+
+    /// The same by a front end that enables its rings before it agrees on features.
+    pub fn that_enables_first(shape: Shape, stream: UnixStream) -> Guest {
+        Guest::started(shape, stream, true)
+    }
+
+    fn started(shape: Shape, stream: UnixStream, enables_first: bool) -> Guest {
         let rings = 2 * shape.pairs;
         let memory = Memory::new(0x10_0000 * (rings + 1));
         let eventfd = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
@@ -120,7 +131,7 @@ impl Guest {
         };
         let rings = (0..rings).map(ring).collect();
         let front_end = FrontEnd::new(stream);
-        let mut guest = Guest { shape, memory, front_end, rings, keepsake: None };
+        let mut guest = Guest { shape, memory, front_end, rings, keepsake: None, enables_first };
         guest.negotiate();
         guest.begin();
         guest
@@ -171,6 +182,10 @@ impl Guest {
     }
 
     fn negotiate(&mut self) {
+        for ring in 0..self.rings.len() as u32 * u32::from(self.enables_first) {
+            let words = [ring.to_le_bytes(), 1_u32.to_le_bytes()];
+            self.front_end.mention(request::SET_VRING_ENABLE, words.as_flattened());
+        }
         let agreed = self.front_end.agree(self.shape.features()).expect("features are agreed on");
         assert_eq!(agreed.0 & self.shape.features(), self.shape.features());
         let words = [GUEST, self.memory.bytes as u64, USER, 0];
@@ -201,7 +216,7 @@ impl Guest {
         let (kick, call) = (kick.as_raw_fd(), call.as_raw_fd());
         assert!(talk.event(request::SET_VRING_CALL, at, call));
         assert!(talk.event(request::SET_VRING_KICK, at, kick));
-        assert!(talk.ring(request::SET_VRING_ENABLE, at, 1));
+        assert!(self.enables_first || talk.ring(request::SET_VRING_ENABLE, at, 1));
     }
 
     fn parts(&self, ring: usize, id: u16, len: usize, write: bool) -> Vec<Part> {

@@ -99,6 +99,20 @@ fn a_guest_that_leaves_is_waited_for_and_another_one_served() {
 }
 
 #[test]
+fn rings_that_are_enabled_before_anything_is_agreed_on_carry_packets() {
+    let place = Place::new();
+    let mut port = place.open(Mode::Server, 1, false);
+    let mut frames = FrameCache::new(place.region);
+    let mut guest = Guest::that_enables_first(SPLIT, connect(&place.socket()));
+    assert!(numbered(0..50).iter().all(|sample| guest.send(sample)));
+    assert!(receive(port.queues[0].as_mut(), &mut frames, 50).into_iter().eq(0..50));
+    let mut out = batch(&mut frames, &numbered(0..40));
+    port.queues[0].transmit(&mut frames, &mut out);
+    assert_eq!(std::iter::from_fn(|| guest.collect()).count(), 40);
+    close(&place, port, frames);
+}
+
+#[test]
 fn a_port_that_comes_back_loses_and_doubles_nothing_that_was_under_way() {
     for packed in [false, true] {
         let place = Place::new();
