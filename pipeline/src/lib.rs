@@ -63,7 +63,7 @@ use stage::pre_routing::{EndpointDnat, NodePortMark, ServiceLb, SessionAffinity}
 use stage::routing::{L3DecTtl, L3Forwarding};
 use stage::switching::L2ForwardingCalc;
 use stage::validation::{ArpSpoofGuard, Ipv6, SpoofGuard};
-use stage::{Stage, Table};
+use stage::{Stage, Table, TableId};
 
 /// The whole pipeline, in the order in which a packet meets it.
 pub const STAGES: &[Stage] = &[
@@ -93,6 +93,38 @@ pub const STAGES: &[Stage] = &[
     stage("Output", &[&Output]),
 ];
 
+/// Every table, with the place of its stage: each where its [`TableId`] says, so that a packet that
+/// goes on somewhere else passes by what is between.
+pub(crate) static TABLES: [(usize, &dyn Table); TableId::COUNT] = tables();
+
+#[allow(clippy::indexing_slicing, reason = "done when this is compiled, or not at all")]
+const fn tables() -> [(usize, &'static dyn Table); TableId::COUNT] {
+    let mut tables: [(usize, &dyn Table); TableId::COUNT] = [(0, &Output); TableId::COUNT];
+    let (mut count, mut number, mut stages) = (0, 0, STAGES);
+    while let [stage, more @ ..] = stages {
+        let mut of_stage = stage.tables;
+        while let [table, others @ ..] = of_stage {
+            tables[count] = (number, *table);
+            (count, of_stage) = (count + 1, others);
+        }
+        (number, stages) = (number + 1, more);
+    }
+    tables
+}
+
 const fn stage(name: &'static str, tables: &'static [&'static dyn Table]) -> Stage {
     Stage { name, tables }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_is_where_its_number_says() {
+        let in_order: Vec<_> = STAGES.iter().flat_map(|it| it.tables).map(|it| it.id()).collect();
+        let numbered: Vec<_> = TABLES.iter().map(|(_, table)| table.id()).collect();
+        assert_eq!(in_order, numbered);
+        assert!(numbered.iter().enumerate().all(|(place, id)| *id as usize == place));
+    }
 }

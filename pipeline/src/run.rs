@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::STAGES;
+use crate::TABLES;
 use crate::adjacency::AdjacencyTable;
 use crate::connection::FlowKey;
 use crate::learned::{Learned, WorkerMemory};
@@ -40,6 +40,7 @@ impl Context<'_> {
     }
 
     /// Says what the running table has matched, if somebody wants to know.
+    #[inline(always)]
     pub fn note(&mut self, matched: fmt::Arguments<'_>) {
         if let Some(trace) = &mut self.trace {
             trace.note(matched);
@@ -65,26 +66,23 @@ pub(crate) fn walk(
 pub(crate) fn walk_observed(
     packet: &mut Packet<'_>,
     context: &mut Context<'_>,
-    mut target: Option<TableId>,
+    target: Option<TableId>,
     mut on_stage: impl FnMut(usize),
 ) -> Outcome {
-    for (number, stage) in STAGES.iter().enumerate() {
-        for table in stage.tables {
-            if target.is_some_and(|target| target != table.id()) {
-                continue;
-            }
-            let verdict = table.apply(packet, context);
-            on_stage(number);
-            if let Some(trace) = &mut context.trace {
-                trace.close(table.id(), verdict);
-            }
-            match verdict {
-                Verdict::Next => target = None,
-                Verdict::Goto(table) => target = Some(table),
-                Verdict::Output(port) => return Outcome::Output(port),
-                Verdict::Answer => return Outcome::Output(packet.ingress),
-                Verdict::Drop(reason) => return Outcome::Drop(reason),
-            }
+    let mut at = target.map_or(0, |table| table as usize);
+    while let Some((stage, table)) = TABLES.get(at) {
+        let verdict = table.apply(packet, context);
+        on_stage(*stage);
+        if let Some(trace) = &mut context.trace {
+            trace.close(table.id(), verdict);
+        }
+        match verdict {
+            Verdict::Next => at += 1,
+            Verdict::Goto(table) if table as usize > at => at = table as usize,
+            Verdict::Goto(_) => break,
+            Verdict::Output(port) => return Outcome::Output(port),
+            Verdict::Answer => return Outcome::Output(packet.ingress),
+            Verdict::Drop(reason) => return Outcome::Drop(reason),
         }
     }
     Outcome::Drop(DropReason::NoEgressPort)

@@ -113,6 +113,9 @@ pub enum TableId {
 }
 
 impl TableId {
+    /// How many there are.
+    pub const COUNT: usize = TableId::Output as usize + 1;
+
     /// Antrea's name for it, as in the CLI and the documentation.
     pub const fn name(self) -> &'static str {
         match self {

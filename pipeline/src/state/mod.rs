@@ -38,7 +38,7 @@ pub use view::{TableSummary, TableView};
 
 use crate::address::{Mac, PortId};
 use crate::connection::{RuleId, ServiceId};
-use crate::table::{Exact, Longest};
+use crate::table::{Exact, Longest, PerPort};
 
 /// What packets are judged by: immutable, shared by workers, replaced whole.
 #[derive(Clone, Debug)]
@@ -49,12 +49,12 @@ pub struct State {
     gateway: Option<Arc<Port>>,
     host: Option<Arc<Port>>,
     uplink: Option<Arc<Port>>,
-    ports: Exact<PortId, Arc<Port>>,
+    ports: PerPort<Arc<Port>>,
     port_names: Exact<Arc<str>, Arc<Port>>,
     endpoints: Exact<Arc<str>, Attached>,
     /// By the name of the port, open or not.
     attachments: Exact<Arc<str>, Attached>,
-    senders: Exact<PortId, Attached>,
+    senders: PerPort<Attached>,
     owners: Exact<IpAddr, Attached>,
     stations: Exact<Mac, Attached>,
     peers: Exact<Arc<str>, Arc<Peer>>,
@@ -63,7 +63,7 @@ pub struct State {
     routes: Longest<Arc<Peer>>,
     policies: Policies,
     /// By the port of the Endpoint that they apply to.
-    subjects: Exact<PortId, Arc<Subject>>,
+    subjects: PerPort<Arc<Subject>>,
     services: Services,
     epochs: Epochs,
     hops: Hops,
@@ -115,11 +115,11 @@ impl State {
             gateway: None,
             host: None,
             uplink: None,
-            ports: Exact::new(hash_seed),
+            ports: PerPort::new(),
             port_names: Exact::new(hash_seed),
             endpoints: Exact::new(hash_seed),
             attachments: Exact::new(hash_seed),
-            senders: Exact::new(hash_seed),
+            senders: PerPort::new(),
             owners: Exact::new(hash_seed),
             stations: Exact::new(hash_seed),
             peers: Exact::new(hash_seed),
@@ -127,7 +127,7 @@ impl State {
             peer_gateways: Exact::new(hash_seed),
             routes: Longest::new(),
             policies: Policies::new(hash_seed),
-            subjects: Exact::new(hash_seed),
+            subjects: PerPort::new(),
             services: Services::new(hash_seed),
             epochs: Epochs::new(),
             hops: Hops::none(),
@@ -198,7 +198,7 @@ impl State {
 
     /// The open port with this index.
     pub fn port(&self, id: PortId) -> Option<&Port> {
-        self.ports.get(&id).map(Arc::as_ref)
+        self.ports.get(id).map(Arc::as_ref)
     }
 
     /// The open port of that name.
@@ -208,7 +208,7 @@ impl State {
 
     /// The Endpoint attached to this port.
     pub fn endpoint_of(&self, id: PortId) -> Option<Arc<Endpoint>> {
-        self.senders.get(&id).map(|attached| attached.endpoint.clone())
+        self.senders.get(id).map(|attached| attached.endpoint.clone())
     }
 }
 
@@ -229,7 +229,7 @@ impl State {
 
     /// The rules that apply to the Endpoint attached to this port.
     pub(crate) fn subject(&self, port: PortId) -> Option<&Subject> {
-        self.subjects.get(&port).map(Arc::as_ref)
+        self.subjects.get(port).map(Arc::as_ref)
     }
 
     pub(crate) fn node(&self) -> Option<&Node> {
@@ -301,7 +301,7 @@ impl State {
 
     /// The Endpoint that may send by this port.
     pub(crate) fn sender(&self, port: PortId) -> Option<&Endpoint> {
-        self.senders.get(&port).map(|attached| attached.endpoint.as_ref())
+        self.senders.get(port).map(|attached| attached.endpoint.as_ref())
     }
 
     /// The Endpoint that has the address, and its open port.

@@ -155,7 +155,7 @@ impl State {
             }
             Kind::Port => {
                 if let Some(port) = self.port_names.remove(name) {
-                    self.ports.remove(&port.id);
+                    self.ports.remove(port.id);
                     match port.kind {
                         PortKind::Gateway => self.gateway = None,
                         PortKind::Host => self.host = None,
@@ -180,8 +180,8 @@ impl State {
             self.owners.remove(address);
         }
         if let Some(port) = port {
-            self.senders.remove(&port);
-            self.subjects.remove(&port);
+            self.senders.remove(port);
+            self.subjects.remove(port);
         }
         Some(endpoint)
     }
@@ -194,11 +194,11 @@ impl State {
         });
         let opened = self.senders.differing(&before.senders).filter_map(|(port, attached)| {
             let subject = self.policies.of_endpoint(&attached.endpoint.name)?;
-            Some((*port, subject.clone()))
+            Some((port, subject.clone()))
         });
         let placed: Vec<_> = changed.chain(opened).collect();
         for (port, subject) in placed {
-            if self.subjects.get(&port).is_none_or(|known| !Arc::ptr_eq(known, &subject)) {
+            if self.subjects.get(port).is_none_or(|known| !Arc::ptr_eq(known, &subject)) {
                 self.subjects.insert(port, subject);
             }
         }
@@ -215,7 +215,7 @@ impl State {
 
     fn put_port(&mut self, port: &Port) -> Result<(), Refusal> {
         let refuse = |field, reason| refuse(Kind::Port, &port.name, field, reason);
-        if let Some(known) = self.ports.get(&port.id) {
+        if let Some(known) = self.ports.get(port.id) {
             return refuse("id", format!("{} is that of port `{}`", port.id, known.name));
         }
         let port = Arc::new(port.clone());
