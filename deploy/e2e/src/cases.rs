@@ -18,6 +18,7 @@ mod denial;
 mod endpoint;
 mod existing;
 mod exposed;
+mod guest;
 mod host;
 mod hostile;
 mod judged;
@@ -101,6 +102,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         endpoint::CASES,
         denial::CASES,
         existing::CASES,
+        guest::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

@@ -30,7 +30,7 @@ const CLUSTER_ADDRESS: &str = "10.96.0.10";
 const NODE_PORT: u16 = 30080;
 
 /// A Service without selector whose one endpoint is this address.
-fn service(endpoint: IpAddr) -> String {
+pub(super) fn service(endpoint: IpAddr) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: web}}\n\
          spec:\n  type: NodePort\n  clusterIP: {CLUSTER_ADDRESS}\n  \
