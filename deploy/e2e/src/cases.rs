@@ -24,8 +24,10 @@ mod hostile;
 mod judged;
 mod live;
 mod modes;
+mod processor;
 mod reach;
 mod restart;
+mod seat;
 mod service;
 mod startup;
 
@@ -103,6 +105,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         denial::CASES,
         existing::CASES,
         guest::CASES,
+        processor::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

@@ -1,5 +1,6 @@
 //! DPDK's testpmd with a net_virtio_user device: a packet processor behind a vhost-user port.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,6 +44,15 @@ impl Testpmd {
         let path = socket.display();
         let device =
             format!("net_virtio_user0,path={path},mac={mac},queue_size=1024{listens}{device}");
+        if self.listens {
+            // What one that was killed has left: the next would not listen there.
+            match std::fs::remove_file(socket) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Failure::io("remove", socket)(error));
+                }
+                _ => {}
+            }
+        }
         let mut command = Command::new("dpdk-testpmd");
         // Without huge pages, which not every machine has to spare: its memory is then a memfd.
         command.args(["--no-pci", "--no-huge", "-m", "128", "--no-telemetry", "-l", "0,1"]);

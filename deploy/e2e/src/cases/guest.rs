@@ -7,16 +7,14 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use seine_datapath_api::v1;
+use seine_datapath_api::v1::vhost_user::Mode;
 
+use super::seat::{self, MTU, Seat};
 use super::service::{install, service};
 use super::{Case, Stage, Underlay, manifests};
 use crate::cluster::Cluster;
-use crate::counters;
-use crate::daemon::until;
 use crate::failure::{Failure, Outcome, expect};
 use crate::machine::{Machine, Nic};
-use crate::node::Node;
 use crate::pod::Family;
 use crate::seeded::{BLOCK_BYTES, Seeded};
 
@@ -25,9 +23,6 @@ pub(super) const CASES: &[Case] = &[Case {
     run: machine,
 }];
 
-const ADDRESS: &str = "10.10.1.200";
-const MAC: &str = "02:00:00:00:01:c8";
-const MTU: u32 = 1400;
 const CLUSTER_ADDRESS: &str = "10.96.0.10:80";
 const OPEN_PORT: u16 = 8080;
 const CLOSED_PORT: u16 = 8081;
@@ -39,13 +34,14 @@ const MEBIBYTES_USUALLY: u64 = 256;
 /// How long a mebibyte may take: an emulated processor on a machine that is busy with other things.
 const SECONDS_MAX_FOR_EACH: u64 = 2;
 
-fn policy() -> String {
+fn policy(seat: &Seat) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
          metadata: {{namespace: default, name: guests}}\nspec:\n  podSelector: {{}}\n  \
          policyTypes: [Ingress]\n  ingress:\n    \
-         - from: [{{ipBlock: {{cidr: {ADDRESS}/32}}}}]\n      \
-         ports: [{{protocol: TCP, port: {OPEN_PORT}}}]\n"
+         - from: [{{ipBlock: {{cidr: {}/32}}}}]\n      \
+         ports: [{{protocol: TCP, port: {OPEN_PORT}}}]\n",
+        seat.address
     )
 }
 
@@ -54,45 +50,6 @@ fn mebibytes() -> Outcome<u64> {
         Ok(text) => text.parse().map_err(|_| Failure::Unmet(format!("{MEBIBYTES}={text}"))),
         Err(_) => Ok(MEBIBYTES_USUALLY),
     }
-}
-
-/// Opens a port for the machine and installs its endpoint, in place of the agent.
-fn attach(node: &Node, socket: &Path) -> Outcome {
-    let mac = MAC.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
-    let endpoint = v1::Endpoint {
-        name: "default/machine/eth0".into(),
-        port: "machine".into(),
-        mac,
-        addresses: vec![ADDRESS.into()],
-        mtu: MTU,
-    };
-    let vhost_user = v1::VhostUser {
-        socket: socket.display().to_string(),
-        mode: v1::vhost_user::Mode::Server.into(),
-        mtu: MTU,
-    };
-    counters::call(&node.file("datapath.sock"), "a guest's port", async |client| {
-        let hello =
-            v1::HelloRequest { client: "seine-e2e".into(), version: seine_datapath_api::VERSION };
-        let hello = client.hello(hello).await?.into_inner();
-        let request = v1::OpenPortRequest {
-            session: hello.session,
-            name: "machine".into(),
-            interface: String::new(),
-            vhost_user: Some(vhost_user.clone()),
-        };
-        client.open_port(request).await?;
-        let part = v1::TransactionPart {
-            session: hello.session,
-            revision: hello.revision + 1,
-            mode: v1::transaction_part::Mode::Delta.into(),
-            upserts: vec![v1::Object { kind: Some(v1::object::Kind::Endpoint(endpoint.clone())) }],
-            last: true,
-            ..v1::TransactionPart::default()
-        };
-        client.apply(tonic::codegen::tokio_stream::iter([part])).await
-    })?;
-    Ok(())
 }
 
 /// A server in a Pod: checks what a client sends, and answers with the next stream.
@@ -135,18 +92,14 @@ fn machine(stage: &mut Stage) -> Outcome {
     let cluster = stage.cluster(&manifests(1, Underlay::Ipv4, &[("b", 1)]))?;
     let server: IpAddr = cluster.pod("b")?.address(Family::V4)?;
     install(cluster, "web.yaml", &service(server))?;
-    install(cluster, "guests.yaml", &policy())?;
+    let seat = Seat::new(cluster.node("node1")?, "machine", 200, Mode::Server);
+    install(cluster, "guests.yaml", &policy(&seat))?;
+    seat::open(cluster, "guests", std::slice::from_ref(&seat))?;
     let node = cluster.node("node1")?;
-    until("the policy is in force", 10, || {
-        node.seinectl(&["rule", "stats"]).is_ok_and(|stats| stats.contains("guests"))
-    })?;
-    cluster.node_mut("node1")?.agent()?.kill()?;
-    let node = cluster.node("node1")?;
-    let nic = Nic { socket: node.file("machine.sock"), mac: MAC.to_owned(), options: "" };
-    attach(node, &nic.socket)?;
+    let nic = Nic { socket: seat.socket.clone(), mac: seat.mac_text(), options: "" };
     let mut machine = Machine::start(&cluster.journal, &node.directory, &nic)?;
     let soon = Duration::from_secs(20);
-    machine.ask(&format!("address {ADDRESS}/24 10.10.1.1 {MTU}"), soon)?;
+    machine.ask(&format!("address {}/24 10.10.1.1 {MTU}", seat.address), soon)?;
     exchange(cluster, &mut machine, mebibytes, 1)?;
 
     let listener = cluster
