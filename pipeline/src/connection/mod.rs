@@ -132,6 +132,8 @@ impl Connection {
     }
 }
 
+#[cfg(all(test, loom))]
+mod interleaving_tests;
 #[cfg(all(test, not(loom)))]
 mod sharing_tests;
 #[cfg(all(test, not(loom)))]

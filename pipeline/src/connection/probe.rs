@@ -10,7 +10,7 @@
 use super::bucket::Place;
 use super::memory::Line;
 use super::record::{
-    ORIGINAL_DECIDED, PROGRESS, RECORD_LINES, REPLY_DECIDED, SEQUENCE, count, turn,
+    ORIGINAL_DECIDED, PROGRESS, RECORD_LINES, REPLY_DECIDED, Record, SEQUENCE, count, turn,
 };
 use super::table::ConnectionTable;
 use super::words::KeyWords;
@@ -84,22 +84,7 @@ impl ConnectionTable {
     /// The candidate's connection, if it lives and this is its key.
     #[inline]
     pub(crate) fn hit(&self, candidate: Candidate, words: &KeyWords) -> Option<Hit<'_>> {
-        let lines = self.record_lines(candidate.index)?;
-        let direction = candidate.direction;
-        let [_, _, state] = lines;
-        let number = state.0[SEQUENCE].load(Ordering::Acquire);
-        let different = way(lines, direction).0.iter().zip(words);
-        let different =
-            different.fold(0, |bits, (word, other)| bits | (word.load(Ordering::Relaxed) ^ other));
-        let progress = Progress::from_word(state.0[PROGRESS].load(Ordering::Relaxed));
-        let decided = decided(lines, direction).load(Ordering::Relaxed);
-        // As in `Record::read`.
-        fence(Ordering::Acquire);
-        let same = state.0[SEQUENCE].load(Ordering::Relaxed) == number;
-        if different != 0 || !same || number.is_multiple_of(2) {
-            return None;
-        }
-        Some(Hit { lines, number, direction, progress, decided })
+        Hit::of(self.record_lines(candidate.index)?, candidate.direction, words)
     }
 
     /// All by which a candidate's packets are decided about, but for its keys, which are the same
@@ -117,14 +102,51 @@ impl ConnectionTable {
 
     /// Remembers what was decided about a direction of a connection, as far as it still lives.
     pub(crate) fn decide(&self, id: ConnectionId, direction: Direction, shortcut: u32, epoch: u32) {
-        let living = self.living(id).and_then(|record| self.record_lines(record.index));
-        let Some(lines) = living else { return };
+        if let Some(lines) = self.record_lines(id.index) {
+            decide(lines, id, direction, shortcut, epoch);
+        }
+    }
+}
+
+/// Remembers in a record what was decided, if it is still that of the connection.
+pub(super) fn decide(
+    lines: &[Line; RECORD_LINES],
+    id: ConnectionId,
+    direction: Direction,
+    shortcut: u32,
+    epoch: u32,
+) {
+    let record = Record::of(id.index, lines);
+    if record.living().is_some_and(|number| record.id(number) == id) {
         let word = u64::from(shortcut) << 32 | u64::from(stamp(epoch, id.turn));
         decided(lines, direction).store(word, Ordering::Relaxed);
     }
 }
 
-impl Hit<'_> {
+impl<'a> Hit<'a> {
+    /// The connection of a record, if it lives and this is the key of that direction.
+    #[inline]
+    pub(super) fn of(
+        lines: &'a [Line; RECORD_LINES],
+        direction: Direction,
+        words: &KeyWords,
+    ) -> Option<Hit<'a>> {
+        let [_, _, state] = lines;
+        let number = state.0[SEQUENCE].load(Ordering::Acquire);
+        let different = way(lines, direction).0.iter().zip(words);
+        let different =
+            different.fold(0, |bits, (word, other)| bits | (word.load(Ordering::Relaxed) ^ other));
+        let progress = Progress::from_word(state.0[PROGRESS].load(Ordering::Relaxed));
+        let decided = decided(lines, direction).load(Ordering::Relaxed);
+        // As in `Record::read`.
+        fence(Ordering::Acquire);
+        let same = state.0[SEQUENCE].load(Ordering::Relaxed) == number;
+        if different != 0 || !same || number.is_multiple_of(2) {
+            return None;
+        }
+        Some(Hit { lines, number, direction, progress, decided })
+    }
+
     /// What was decided about this direction: not yet checked against its stamp.
     #[inline]
     pub(crate) fn shortcut(&self) -> u32 {
