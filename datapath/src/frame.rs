@@ -11,14 +11,18 @@
 //!    in a Batch, in a port's ring, in the cache: always in exactly one place
 //! ```
 //!
+//! A packet that is larger than a frame is a [`chain`] of them.
+//!
 //! A [`Frame`] has no destructor: who drops one by accident leaks it, which the port contract tests
 //! notice by counting. Facts about a packet lie in the `Frame`, never in the buffer: the kernel
 //! writes into an AF_XDP frame's headroom.
 
 #![allow(unsafe_code, reason = "hands out slices of the mapping; Frame is the proof of ownership")]
 
+mod cache;
+mod chain;
+
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
 use arrayvec::ArrayVec;
@@ -26,7 +30,11 @@ use crossbeam::queue::ArrayQueue;
 use seine_pipeline::address::PortId;
 use seine_pipeline::composed::PacketBuffer;
 use seine_pipeline::limits::BATCH_MAX;
-use seine_pipeline::packet::{Checksum, Packet};
+use seine_pipeline::packet::{Checksum, Packet, Place};
+
+pub use self::cache::FrameCache;
+use self::chain::Links;
+pub use self::chain::{Layout, SEGMENTS_MAX};
 
 /// Frames on their way between ports.
 pub type Batch = ArrayVec<Frame, BATCH_MAX>;
@@ -34,11 +42,6 @@ pub type Batch = ArrayVec<Frame, BATCH_MAX>;
 /// Bytes at the start of a frame that a packet received by AF_XDP leaves free: the kernel's
 /// `XDP_PACKET_HEADROOM`. Holds the TX metadata and any tunnel header.
 pub const HEADROOM: usize = 256;
-
-/// Frames that a worker keeps to itself before it gives some back.
-const CACHE_MAX: usize = 512;
-/// Frames moved between cache and depot at once.
-const CACHE_STEP: usize = 128;
 
 /// Why there is no packet memory.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,7 @@ pub struct Region {
     frame_bytes: usize,
     frames: usize,
     depot: ArrayQueue<u32>,
+    links: Links,
 }
 
 // SAFETY: the mapping lives as long as the process, and each frame of it is reached only through
@@ -101,7 +105,8 @@ impl Region {
             // The queue holds exactly as many as there are frames.
             let _ = depot.push(index);
         }
-        Ok(Box::leak(Box::new(Region { base, frame_bytes, frames, depot })))
+        let links = Links::new(frames);
+        Ok(Box::leak(Box::new(Region { base, frame_bytes, frames, depot, links })))
     }
 
     /// The mapping's address and length, for registration with the kernel.
@@ -124,6 +129,13 @@ impl Region {
         self.depot.len()
     }
 
+    /// # Safety
+    /// There must be a frame of this index.
+    unsafe fn address(&self, index: u32) -> NonNull<u8> {
+        // SAFETY: frames lie within the mapping.
+        unsafe { self.base.add(index as usize * self.frame_bytes) }
+    }
+
     /// Claims the frame with this index: the counterpart of [`Frame::release`].
     ///
     /// # Safety
@@ -137,7 +149,24 @@ impl Region {
         checksum: Checksum,
     ) -> Frame {
         assert!((index as usize) < self.frames && start + len <= self.frame_bytes);
-        Frame { region: self, index, start: start as u32, len: len as u32, checksum }
+        let (start, len) = (start as u32, len as u32);
+        Frame { region: self, index, start, len, checksum, chained: false }
+    }
+
+    /// Claims the head of a chain with all that follows it, or a frame like any other.
+    ///
+    /// # Safety
+    /// As of [`claim`](Self::claim), the index being one that [`Frame::release_chain`] gave;
+    /// `chained` is what it said.
+    pub(crate) unsafe fn claim_chain(
+        &'static self,
+        index: u32,
+        (start, len): (usize, usize),
+        checksum: Checksum,
+        chained: bool,
+    ) -> Frame {
+        // SAFETY: as the caller says.
+        Frame { chained, ..unsafe { self.claim(index, start, len, checksum) } }
     }
 }
 
@@ -150,6 +179,8 @@ pub struct Frame {
     len: u32,
     /// What the L4 checksum field holds.
     pub checksum: Checksum,
+    /// Whether other frames follow it.
+    chained: bool,
 }
 
 impl Frame {
@@ -204,12 +235,22 @@ impl Frame {
     /// The packet as the pipeline sees it; `None` for a frame that holds none.
     pub fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>> {
         let (start, end, checksum) = (self.start(), self.start() + self.len(), self.checksum);
-        Packet::new(self.buffer_mut(), start, end, ingress, checksum)
+        let following = self.following();
+        let mut packet = Packet::new(self.buffer_mut(), start, end, ingress, checksum)?;
+        packet.following = following;
+        Some(packet)
     }
 
-    /// Gives the frame to a device, which knows it by index. [`Region::claim`] takes it back.
+    /// Gives the frame to a device, which knows it by index. [`Region::claim`] takes it back. It
+    /// must not be followed by others: a device that takes those takes them one by one.
     pub fn release(self) -> u32 {
+        assert!(!self.chained, "frames that follow would be lost");
         self.index
+    }
+
+    /// As [`release`](Self::release), with all that follows; says whether anything does.
+    pub(crate) fn release_chain(self) -> (u32, bool) {
+        (self.index, self.chained)
     }
 
     /// Byte offset of the buffer from the start of the mapping: how AF_XDP addresses a frame.
@@ -218,8 +259,8 @@ impl Frame {
     }
 
     fn address(&self) -> NonNull<u8> {
-        // SAFETY: `claim` checked that the index is within the mapping.
-        unsafe { self.region.base.add(self.index as usize * self.region.frame_bytes) }
+        // SAFETY: `claim` checked that there is a frame of this index.
+        unsafe { self.region.address(self.index) }
     }
 }
 
@@ -240,9 +281,17 @@ impl PacketBuffer for Frame {
         self.checksum
     }
 
-    fn settle(&mut self, range: Range<usize>, checksum: Checksum) {
-        self.set_range(range.start, range.len());
-        self.checksum = checksum;
+    #[inline]
+    fn following(&self) -> usize {
+        Frame::following(self)
+    }
+
+    fn settle(&mut self, place: Place) {
+        self.set_range(place.range.start, place.range.len());
+        self.checksum = place.checksum;
+        if self.chained && place.following == 0 {
+            self.stand_alone();
+        }
     }
 
     #[inline]
@@ -253,82 +302,6 @@ impl PacketBuffer for Frame {
 
     fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>> {
         Frame::packet(self, ingress)
-    }
-}
-
-/// A worker's own store of frames: a stack, so that the frame used next is the one still in cache.
-pub struct FrameCache {
-    region: &'static Region,
-    indexes: ArrayVec<u32, CACHE_MAX>,
-    short: bool,
-}
-
-impl FrameCache {
-    /// An empty cache over the region's depot.
-    pub fn new(region: &'static Region) -> FrameCache {
-        FrameCache { region, indexes: ArrayVec::new(), short: false }
-    }
-
-    /// The region behind it.
-    pub fn region(&self) -> &'static Region {
-        self.region
-    }
-
-    /// Frames in the cache itself.
-    pub fn len(&self) -> usize {
-        self.indexes.len()
-    }
-
-    /// Whether the cache itself holds none; the depot may.
-    pub fn is_empty(&self) -> bool {
-        self.indexes.is_empty()
-    }
-
-    /// An empty frame, or none when cache and depot are both empty.
-    pub fn allocate(&mut self) -> Option<Frame> {
-        if self.indexes.is_empty() {
-            while self.indexes.len() < CACHE_STEP
-                && let Some(index) = self.region.depot.pop()
-            {
-                self.indexes.push(index);
-            }
-        }
-        let Some(index) = self.indexes.pop() else {
-            self.short = true;
-            return None;
-        };
-        // SAFETY: indexes in cache and depot came from `Frame::release` or were never used, and
-        // popping took this one out.
-        Some(unsafe { self.region.claim(index, HEADROOM, 0, Checksum::Complete) })
-    }
-
-    /// Whether a frame was wanted and not there since this was last asked.
-    pub fn take_short(&mut self) -> bool {
-        std::mem::take(&mut self.short)
-    }
-
-    /// Takes a frame back.
-    pub fn free(&mut self, frame: Frame) {
-        if self.indexes.is_full() {
-            for index in self.indexes.drain(CACHE_MAX - CACHE_STEP..) {
-                // The depot holds as many as there are frames: it cannot be full.
-                let _ = self.region.depot.push(index);
-            }
-        }
-        self.indexes.push(frame.release());
-    }
-
-    /// Gives everything back to the depot.
-    pub fn drain(&mut self) {
-        for index in self.indexes.drain(..) {
-            let _ = self.region.depot.push(index);
-        }
-    }
-}
-
-impl Drop for FrameCache {
-    fn drop(&mut self) {
-        self.drain();
     }
 }
 

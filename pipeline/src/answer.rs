@@ -56,6 +56,7 @@ pub(crate) fn icmp_error(
         IpAddr::V6(_) => (QUOTE_MAX_V6, ipv6::LEN + icmp::LEN),
     };
     packet.resize(ethernet::LEN + ip.len.min(quote_max));
+    packet.following = 0;
     packet.push_front(headers).map_err(|_| DropReason::NoHeadroom)?;
     back.emit(packet.bytes_mut(), ip.source, error).ok_or(DropReason::Malformed)?;
     back.send(packet)

@@ -29,6 +29,17 @@ pub enum Checksum {
     },
 }
 
+/// Where a packet lies in its buffer, and what whoever moves it has to know of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// From the outermost header to the end of the payload.
+    pub range: std::ops::Range<usize>,
+    /// What the L4 checksum field holds.
+    pub checksum: Checksum,
+    /// Payload bytes of the segments behind it.
+    pub following: usize,
+}
+
 /// The headroom cannot hold the header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoHeadroom;
@@ -45,6 +56,9 @@ pub struct Packet<'a> {
     pub ingress: PortId,
     /// What the L4 checksum field holds.
     pub checksum: Checksum,
+    /// Payload bytes of the segments behind this one, which are not seen here: they go where it
+    /// goes, with headers like its own. None are left behind what is written anew.
+    pub following: usize,
     /// What the stages learnt.
     pub facts: Facts,
 }
@@ -64,6 +78,7 @@ impl<'a> Packet<'a> {
             end,
             ingress,
             checksum,
+            following: 0,
             facts: Facts::default(),
         })
     }
@@ -71,6 +86,12 @@ impl<'a> Packet<'a> {
     /// Where the packet lies in its buffer now.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.start..self.end
+    }
+
+    /// As that, and what else is to be known of it there.
+    pub fn place(&self) -> Place {
+        let Packet { start, end, checksum, following, .. } = *self;
+        Place { range: start..end, checksum, following }
     }
 
     /// Bytes, Ethernet header included.
@@ -140,7 +161,7 @@ impl<'a> Packet<'a> {
     /// Sets the length for a packet that is written anew: by cutting the tail, or else by growing
     /// into the headroom.
     pub fn renew(&mut self, len: usize) -> Result<(), NoHeadroom> {
-        self.checksum = Checksum::Complete;
+        (self.checksum, self.following) = (Checksum::Complete, 0);
         match len.checked_sub(self.len()) {
             None | Some(0) => self.end = self.start + len,
             Some(missing) => self.push_front(missing)?,
@@ -176,6 +197,11 @@ impl Packet<'_> {
     /// The IP headers; an IP table without them is a packet that went astray.
     pub(crate) fn ip(&self) -> Result<Ip, DropReason> {
         self.facts.ip.ok_or(DropReason::Malformed)
+    }
+
+    /// Bytes of the IP packet, and of the segments behind it: what it is counted with.
+    pub(crate) fn counted_bytes(&self) -> Result<u64, DropReason> {
+        Ok((self.ip()?.len + self.following) as u64)
     }
 
     /// Reads the IP headers and cuts off what the link padded. `false` when it is not IP.

@@ -7,7 +7,7 @@ mod seen;
 use etherparse::{NetSlice, SlicedPacket};
 use seen::see;
 use seine_pipeline::address::Mac;
-use seine_pipeline::testbed::{GATEWAY_MAC, Node, innermost, ping, udp, who_has};
+use seine_pipeline::testbed::{GATEWAY_MAC, Node, flags, innermost, ping, tcp, udp, who_has};
 
 #[test]
 fn a_packet_without_hops_left_is_answered_by_the_gateway() {
@@ -37,6 +37,18 @@ fn a_packet_that_came_by_the_tunnel_is_answered_through_it() {
         assert_eq!(seen.destination, node.address("remote", v6));
         node.assert_changed(["outputs.uplink +1"]);
     }
+}
+
+#[test]
+fn segments_behind_a_packet_go_where_it_goes_and_not_with_its_answer() {
+    let mut node = Node::with_pods(["a", "b"]);
+    let segment = || tcp().from("a").to("remote").flags(flags::ACK);
+    node.following = 4000;
+    node.send(segment()).left_by("uplink");
+    assert_eq!(node.following, 4000);
+    node.send(segment().ttl(1)).left_by("a");
+    assert_eq!(node.following, 0, "an ICMP error is a packet of its own");
+    node.assert_changed(["outputs.uplink +1", "outputs.a +1"]);
 }
 
 #[test]

@@ -107,7 +107,10 @@ impl Stage {
             }
             Event::Again { which } => {
                 let Some((by, frame)) = pick(&self.sent, which) else { return };
+                // With segments behind it, at times.
+                self.node.following = usize::from(which) % 3 * 1000;
                 self.send(&by, frame, Checksum::Complete);
+                self.node.following = 0;
             }
             Event::Differently { which, how } => {
                 let Some((by, frame)) = pick(&self.sent, which) else { return };

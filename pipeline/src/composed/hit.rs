@@ -20,11 +20,11 @@ pub(super) struct Taken {
 }
 
 /// Rewrites a packet by what was composed; `None`, and nothing rewritten, when it has to take the
-/// stages. `from` is the MAC address that it has to come from.
+/// stages. Known are its checksum, and the bytes of the segments behind it. `from` is the MAC address that it has to come from.
 #[inline]
 pub(super) fn take(
     bytes: &mut [u8],
-    known: Checksum,
+    (known, following): (Checksum, usize),
     glance: &Glance,
     candidate: Candidate,
     from: Option<u64>,
@@ -72,7 +72,7 @@ pub(super) fn take(
         Rewrite::ToGateway => rewrite::macs(bytes, mac_word(Mac::VIRTUAL), gateway),
         Rewrite::ToPeer => rewrite::macs(bytes, gateway, mac_word(Mac::VIRTUAL)),
     }
-    hit.note(glance.len.into(), context.now_ms);
+    hit.note(u64::from(glance.len) + following as u64, context.now_ms);
     Some(Taken { egress: shortcut.egress, checksum, tunnel })
 }
 

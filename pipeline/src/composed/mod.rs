@@ -30,7 +30,7 @@ pub use sample::Sampler;
 use crate::address::{PortId, PortKind};
 use crate::connection::{Candidate, ConnectionTable, Ingress};
 use crate::limits::BATCH_MAX;
-use crate::packet::{Checksum, Packet};
+use crate::packet::{Checksum, Packet, Place};
 use crate::run::Context;
 use crate::stage::classifier::{Classifier, PipelineRootClassifier};
 use crate::stage::{Table, TableId};
@@ -74,8 +74,10 @@ pub trait PacketBuffer {
     fn bytes_mut(&mut self) -> &mut [u8];
     /// What the L4 checksum field holds.
     fn checksum(&self) -> Checksum;
-    /// Says where the packet lies in its buffer, and what its L4 checksum field holds.
-    fn settle(&mut self, range: std::ops::Range<usize>, checksum: Checksum);
+    /// Payload bytes of the segments behind it.
+    fn following(&self) -> usize;
+    /// Says where the packet lies in its buffer now, and what became of it.
+    fn settle(&mut self, place: Place);
     /// Cuts the packet off behind so many bytes.
     fn truncate(&mut self, len: usize, checksum: Checksum);
     /// The packet as the stages see it; `None` when it does not lie within its buffer.
@@ -245,8 +247,8 @@ fn by_stages(
     };
     let outcome = walk_timed(&mut packet, context, None, machine);
     compose(&packet, addressed, outcome, context);
-    let (range, checksum) = (packet.range(), packet.checksum);
-    frame.settle(range, checksum);
+    let place = packet.place();
+    frame.settle(place);
     outcome
 }
 
@@ -260,8 +262,8 @@ fn hit(
 ) -> Option<Outcome> {
     let glance = &seen.glance;
     let from = context.state.hops().get(ingress)?;
-    let known = frame.checksum();
-    let taken = take(frame.bytes_mut(), known, glance, seen.candidate?, Some(from.mac), context)?;
+    let (known, from) = ((frame.checksum(), frame.following()), Some(from.mac));
+    let taken = take(frame.bytes_mut(), known, glance, seen.candidate?, from, context)?;
     frame.truncate(ethernet::LEN + usize::from(glance.len), taken.checksum);
     let Some((tunnel, source, next_hop)) = taken.tunnel else {
         return Some(Outcome::Output(taken.egress));
@@ -270,8 +272,8 @@ fn hit(
     let encapsulated = packet.parse_ip().and_then(|_| {
         tunnel::encapsulate(&mut packet, tunnel, source, next_hop, context.state.hash_seed())
     });
-    let (range, checksum) = (packet.range(), packet.checksum);
-    frame.settle(range, checksum);
+    let place = packet.place();
+    frame.settle(place);
     Some(encapsulated.map_or_else(Outcome::Drop, |()| Outcome::Output(taken.egress)))
 }
 
@@ -299,8 +301,8 @@ fn tunnelled(
             }
         },
     };
-    let (range, checksum) = (packet.range(), packet.checksum);
-    frame.settle(range, checksum);
+    let place = packet.place();
+    frame.settle(place);
     decided
 }
 
@@ -332,7 +334,7 @@ fn taken_out(
         Some(seen) => seen.candidate,
         None => connections.candidate(connections.hash_of(&glance.words)),
     };
-    let known = packet.checksum;
+    let known = (packet.checksum, packet.following);
     let taken = take(packet.bytes_mut(), known, &glance, candidate?, None, context)?;
     packet.checksum = taken.checksum;
     Some(Outcome::Output(taken.egress))

@@ -39,7 +39,7 @@ impl ConntrackCommit {
         if context.dry {
             return Ok(Verdict::Next);
         }
-        let (judged, bytes) = (judged_now(context), packet.ip()?.len as u64);
+        let (judged, bytes) = (judged_now(context), packet.counted_bytes()?);
         if let Tracking::Known { id, connection, .. } = packet.facts.tracking {
             let connections = &context.learned.connections;
             let foreign = connection.decision.from_node && !packet.facts.from_node;

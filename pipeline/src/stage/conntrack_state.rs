@@ -137,7 +137,7 @@ impl ConntrackZone {
         let again = !packet.facts.is_decided() && packet.facts.service.is_some();
         packet.facts.node_port = again && node_port();
         if packet.facts.is_decided() && !context.dry {
-            let (connections, bytes) = (&context.learned.connections, ip.len as u64);
+            let (connections, bytes) = (&context.learned.connections, packet.counted_bytes()?);
             connections.note(found.id, found.direction, bytes, context.now_ms);
         }
         Ok(Verdict::Next)

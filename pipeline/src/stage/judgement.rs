@@ -101,7 +101,7 @@ impl RuleJudge {
             context.note(format_args!("{name} of {policy} for {}", whom()));
         }
         if rule.log && !context.dry && is_told(packet, direction, rule.id, rule.action) {
-            let bytes = u16::try_from(packet.ip()?.len).unwrap_or(u16::MAX);
+            let bytes = u16::try_from(packet.counted_bytes()?).unwrap_or(u16::MAX);
             let decision = (self.id, rule.id, rule.action);
             context.worker.audit.record(AuditRecord::new(context.now_ms, decision, tuple, bytes));
         }
@@ -275,7 +275,7 @@ impl RuleMetric {
             return Ok(Verdict::Next);
         };
         reevaluation::revoke(packet, context)?;
-        let bytes = packet.ip()?.len as u64;
+        let bytes = packet.counted_bytes()?;
         count(context, denied.rule, RuleCounts { sessions: 1, packets: 1, bytes });
         if let Some(rule) = packet.facts.egress_rule {
             // It passed that rule, but no connection will account for it.

@@ -160,7 +160,7 @@ pub(super) fn confirm(
             connections.advance(id, Progress::Revoked, again);
         }
     }
-    connections.note(id, direction, packet.ip()?.len as u64, context.now_ms);
+    connections.note(id, direction, packet.counted_bytes()?, context.now_ms);
     Ok(Verdict::Next)
 }
 
@@ -186,6 +186,6 @@ pub(super) fn revoke(packet: &Packet<'_>, context: &Context<'_>) -> Result<(), D
     let connections = &context.learned.connections;
     connections.revoke(id);
     // It is kept in mind for as long as anybody sends.
-    connections.note(id, direction, packet.ip()?.len as u64, context.now_ms);
+    connections.note(id, direction, packet.counted_bytes()?, context.now_ms);
     Ok(())
 }

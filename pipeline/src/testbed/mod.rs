@@ -127,6 +127,8 @@ pub struct Node {
     pub trace: Trace,
     /// Every checksum-partial fact the last packet left with.
     pub checksum: Checksum,
+    /// Payload bytes of the segments behind the next packet; then, behind the last one as it left.
+    pub following: usize,
     /// The same node by composed decisions. A test that changes what was learnt by hand takes it
     /// away.
     pub twin: Option<Twin>,
@@ -191,6 +193,7 @@ impl Node {
             now_ms: 1_000_000,
             trace: Trace::default(),
             checksum: Checksum::Complete,
+            following: 0,
             twin: Some(Twin::with_workers(1)),
             known: connections::Known::new(),
             counters: BTreeMap::new(),
@@ -303,13 +306,17 @@ impl Node {
         buffer.extend(frame);
         let end = buffer.len();
         let mut packet = Packet::new(&mut buffer, HEADROOM, end, ingress, checksum).unwrap();
+        let following = self.following;
+        packet.following = following;
         let mut trace = Trace::default();
         let mut context = Context { trace: Some(&mut trace), ..self.context() };
         let outcome = run(&mut packet, &mut context);
         self.trace = trace;
-        self.checksum = packet.checksum;
-        let range = packet.range();
-        self.follow(ingress, (frame, checksum), (outcome, &buffer[range.clone()], self.checksum));
+        let place = packet.place();
+        (self.checksum, self.following) = (place.checksum, place.following);
+        let range = place.range.clone();
+        let came = (frame, checksum, following);
+        self.follow(ingress, came, (outcome, &buffer[range.clone()], place));
         let (counter, fate) = match outcome {
             Outcome::Output(egress) => {
                 let egress = name(&self.state, egress);

@@ -9,7 +9,7 @@ use crate::composed::{self, PacketBuffer, Plain, Sampler, Survey};
 use crate::connection::{ConnectionTable, Counts};
 use crate::learned::{Learned, WorkerMemory};
 use crate::limits::{CONNECTIONS_MAX, ConnectionLimits};
-use crate::packet::{Checksum, Packet};
+use crate::packet::{Checksum, Packet, Place};
 use crate::run::Context;
 use crate::verdict::Outcome;
 
@@ -31,6 +31,7 @@ pub struct Buffer {
     bytes: Vec<u8>,
     range: Range<usize>,
     checksum: Checksum,
+    following: usize,
 }
 
 impl Buffer {
@@ -39,7 +40,7 @@ impl Buffer {
         let mut bytes = vec![0xee; HEADROOM];
         bytes.extend(frame);
         let range = HEADROOM..bytes.len();
-        Buffer { bytes, range, checksum }
+        Buffer { bytes, range, checksum, following: 0 }
     }
 }
 
@@ -56,8 +57,12 @@ impl PacketBuffer for Buffer {
         self.checksum
     }
 
-    fn settle(&mut self, range: Range<usize>, checksum: Checksum) {
-        (self.range, self.checksum) = (range, checksum);
+    fn following(&self) -> usize {
+        self.following
+    }
+
+    fn settle(&mut self, place: Place) {
+        Place { range: self.range, checksum: self.checksum, following: self.following } = place;
     }
 
     fn truncate(&mut self, len: usize, checksum: Checksum) {
@@ -66,7 +71,10 @@ impl PacketBuffer for Buffer {
     }
 
     fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>> {
-        Packet::new(&mut self.bytes, self.range.start, self.range.end, ingress, self.checksum)
+        let Range { start, end } = self.range;
+        let mut packet = Packet::new(&mut self.bytes, start, end, ingress, self.checksum)?;
+        packet.following = self.following;
+        Some(packet)
     }
 }
 
@@ -118,11 +126,11 @@ impl Node {
     pub(super) fn follow(
         &mut self,
         ingress: PortId,
-        (came, known): (&[u8], Checksum),
-        (outcome, left, checksum): (Outcome, &[u8], Checksum),
+        (came, known, following): (&[u8], Checksum, usize),
+        (outcome, left, place): (Outcome, &[u8], Place),
     ) {
         let Some(mut twin) = self.twin.take() else { return };
-        let mut buffer = Buffer::of(came, known);
+        let mut buffer = Buffer { following, ..Buffer::of(came, known) };
         let mut survey = Survey::default();
         let batch = [(&buffer, ingress)];
         survey.take(batch.into_iter(), &self.state, &twin.learned.connections, &Plain);
@@ -141,7 +149,9 @@ impl Node {
         assert_eq!(composed, outcome, "composed, and by the stages: {came:02x?}");
         if let Outcome::Output(_) = outcome {
             assert_eq!(buffer.bytes(), left, "composed, and by the stages: {came:02x?}");
-            assert_eq!(buffer.checksum(), checksum, "composed, and by the stages: {came:02x?}");
+            let known = (buffer.checksum, buffer.following);
+            let expected = (place.checksum, place.following);
+            assert_eq!(known, expected, "composed, and by the stages: {came:02x?}");
         }
         let sampler = &mut twin.workers[turn].composed.sampler;
         assert_eq!(sampler.take_evidence(), None, "sampled");

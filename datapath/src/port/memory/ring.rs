@@ -23,9 +23,11 @@ struct Passage {
     start: u16,
     len: u16,
     checksum: Checksum,
+    chained: bool,
 }
 
-const VACANT: Passage = Passage { index: 0, start: 0, len: 0, checksum: Checksum::Complete };
+const VACANT: Passage =
+    Passage { index: 0, start: 0, len: 0, checksum: Checksum::Complete, chained: false };
 
 impl Passage {
     #[inline]
@@ -33,7 +35,8 @@ impl Passage {
         // A frame has 4096 bytes at most, so nothing is cut.
         let (start, len) = (frame.start() as u16, frame.len() as u16);
         let checksum = frame.checksum;
-        Passage { index: frame.release(), start, len, checksum }
+        let (index, chained) = frame.release_chain();
+        Passage { index, start, len, checksum, chained }
     }
 }
 
@@ -67,9 +70,10 @@ impl Ring {
     unsafe fn claim(&self, number: u64) -> Frame {
         // SAFETY: the producer has left this place, as the caller says.
         let passage = unsafe { *self.place(number) };
-        let (start, len) = (usize::from(passage.start), usize::from(passage.len));
+        let place = (usize::from(passage.start), usize::from(passage.len));
+        let Passage { index, checksum, chained, .. } = passage;
         // SAFETY: the index came from `Frame::release` and a place is taken once.
-        unsafe { self.region.claim(passage.index, start, len, passage.checksum) }
+        unsafe { self.region.claim_chain(index, place, checksum, chained) }
     }
 }
 
