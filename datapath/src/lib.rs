@@ -30,6 +30,7 @@ pub mod port;
 pub mod ports;
 pub mod process;
 pub mod publish;
+pub mod segment;
 pub mod service;
 pub mod slot;
 pub mod supervisor;

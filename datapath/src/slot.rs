@@ -70,6 +70,8 @@ impl Slot {
             .count_drop(DropReason::NoFrame, now.device_drops.saturating_sub(seen.device_drops));
         self.counters
             .count_drop(DropReason::Malformed, now.malformed.saturating_sub(seen.malformed));
+        let refused = now.bad_segmentation.saturating_sub(seen.bad_segmentation);
+        self.counters.count_drop(DropReason::BadSegmentation, refused);
         if let Some(fault) = self.queue.fault() {
             // Only the first counts: it is what stopped the queue.
             let _ = self.counters.fault.set(fault);

@@ -8,6 +8,7 @@
 //! After start nothing here allocates: a queue comes with its slot, which the writer has built.
 //! Between packets it does its share of [upkeep](crate::upkeep).
 
+mod egress;
 mod queues;
 
 use std::sync::Arc;
@@ -303,21 +304,6 @@ impl Worker {
         outcomes
     }
 
-    fn enqueue(&mut self, ingress: PortId, egress: PortId, frame: Frame) {
-        let Some(slot) = &mut self.slots[egress.index()] else {
-            return self.discard(ingress, DropReason::NoEgressPort, frame);
-        };
-        if !slot.touched {
-            slot.touched = true;
-            self.touched.push(egress);
-        }
-        slot.egress.push(frame);
-        slot.senders.push(ingress);
-        if slot.egress.is_full() {
-            self.send(egress, false);
-        }
-    }
-
     /// Transmits what is queued for a port. What the device has no room for is dropped: a queue
     /// that is full now would only add delay to what comes later.
     fn send(&mut self, egress: PortId, last: bool) {
@@ -385,7 +371,7 @@ impl Worker {
 }
 
 fn bytes_of(batch: &[Frame]) -> u64 {
-    batch.iter().map(|frame| frame.len() as u64).sum()
+    batch.iter().map(|frame| frame.whole_len() as u64).sum()
 }
 
 /// An absent port takes anything: the frame is dropped right after.

@@ -63,6 +63,9 @@ reasons! {
     BadHeaderChecksum,
     /// The port says that a checksum is to be finished, in a place where none can be.
     BadChecksumOffset,
+    /// A packet that its sender wants cut into segments as it cannot be: of no bytes or of too
+    /// many, more than are cut, of another kind, with lengths or a checksum that are not its own.
+    BadSegmentation,
     /// An IPv6 packet has more extension headers than are followed.
     TooManyExtensionHeaders,
     /// Neither ARP, IPv4 nor IPv6.

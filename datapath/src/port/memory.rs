@@ -17,6 +17,7 @@ use seine_pipeline::packet::Checksum;
 use self::ring::{Consumer, Producer, ring};
 use super::{Queue, QueueStats};
 use crate::frame::{Batch, Frame, FrameCache, Region};
+use crate::segment::{self, Segmentation};
 
 /// How a memory port behaves.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,8 @@ pub struct MemoryOptions {
     pub ring_frames: usize,
     /// Whether `transmit` takes frames with a partial checksum.
     pub partial_checksum: bool,
+    /// Whether it takes packets in segments whole.
+    pub segments: bool,
     /// Bytes of the longest frame that `transmit` takes, Ethernet header included.
     pub frame_bytes_max: usize,
     /// Whether a worker at rest is woken. Costs a locked instruction a packet, and system calls
@@ -40,6 +43,7 @@ impl Default for MemoryOptions {
             queues: 1,
             ring_frames: 1024,
             partial_checksum: true,
+            segments: false,
             frame_bytes_max: usize::MAX,
             wakes: true,
         }
@@ -135,7 +139,8 @@ impl Queue for MemoryQueue {
             let partial = frame.checksum != Checksum::Complete;
             let refused = frame.is_empty()
                 || frame.len() > self.options.frame_bytes_max
-                || (partial && !self.options.partial_checksum);
+                || (partial && !self.options.partial_checksum)
+                || (frame.is_chained() && !self.options.segments);
             if refused {
                 self.refused += 1;
                 frames.free(frame);
@@ -150,6 +155,10 @@ impl Queue for MemoryQueue {
 
     fn takes_partial_checksum(&self) -> bool {
         self.options.partial_checksum
+    }
+
+    fn takes_segments(&self, _said: Segmentation) -> bool {
+        self.options.segments
     }
 
     fn wake_source(&self) -> Option<RawFd> {
@@ -201,6 +210,20 @@ impl MemoryWire {
         }
     }
 
+    /// Sends a copy of a packet that is to be cut. `false` when ring or frames are used up, or it
+    /// cannot be cut so.
+    pub fn inject_segments(
+        &mut self,
+        packet: &[u8],
+        checksum: Checksum,
+        said: Segmentation,
+    ) -> bool {
+        let Ok(head) = segment::take_in(packet, checksum, said, &mut self.frames) else {
+            return false;
+        };
+        self.inject_frame(head).map_err(|head| self.frames.free(head)).is_ok()
+    }
+
     /// Sends a frame to the queue; it comes back when the ring is full.
     pub fn inject_frame(&mut self, frame: Frame) -> Result<(), Frame> {
         self.put_frame(frame)?;
@@ -231,6 +254,19 @@ impl MemoryWire {
         let packet = (frame.bytes().to_vec(), frame.checksum);
         self.frames.free(frame);
         Some(packet)
+    }
+
+    /// The oldest packet that the queue transmitted, copied out whole, and how it is to be cut.
+    pub fn collect_segments(&mut self) -> Option<(Vec<u8>, Option<Segmentation>)> {
+        let mut head = self.receiving.take_one()?;
+        let said = segment::of(&head);
+        segment::unite(&mut head);
+        let mut packet = head.bytes().to_vec();
+        if head.is_chained() {
+            packet.extend(head.following_bytes().flatten());
+        }
+        self.frames.free(head);
+        Some((packet, said))
     }
 
     /// The oldest frame that the queue transmitted.

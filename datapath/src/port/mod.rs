@@ -24,6 +24,7 @@ pub use vhost_user::GuestFault;
 use std::os::fd::RawFd;
 
 use crate::frame::{Batch, FrameCache};
+use crate::segment::Segmentation;
 
 /// One queue of a port. Its worker owns it, so nothing here locks; nothing here blocks.
 pub trait Queue: Send {
@@ -40,6 +41,12 @@ pub trait Queue: Send {
 
     /// Whether `transmit` takes frames with a partial checksum. If not, the worker completes it.
     fn takes_partial_checksum(&self) -> bool;
+
+    /// Whether `transmit` takes such a packet whole, as the [chain](crate::frame) that it is. If
+    /// not, the worker cuts it. Takes partial checksums, if it does.
+    fn takes_segments(&self, _said: Segmentation) -> bool {
+        false
+    }
 
     /// A descriptor that polls readable when `receive` would find something, for a worker at rest.
     /// `None` for a port that must be polled.
@@ -109,9 +116,12 @@ pub struct QueueStats {
     pub system_calls: u64,
     /// Frames that the device refused for good.
     pub refused: u64,
-    /// Frames whose sender described them as they are not: cut short, too long, a checksum outside
-    /// of them, or segments that were not agreed on.
+    /// Frames whose sender described them as they are not: cut short, too long, or a checksum
+    /// outside of them.
     pub malformed: u64,
-    /// Frames that the device dropped because no buffer was posted, or its ring was full.
+    /// Packets that their sender wants cut as they cannot be.
+    pub bad_segmentation: u64,
+    /// Frames that the device dropped because no buffer was posted, its ring was full, or there
+    /// were too few frames for a packet in segments.
     pub device_drops: u64,
 }

@@ -3,35 +3,84 @@
 
 use seine_pipeline::packet::Checksum;
 
+use crate::segment::{SegmentKind, Segmentation};
+
 /// Bytes of the header; the kernel is told so. A guest adds a count of buffers.
 pub(super) const BYTES: usize = 10;
 
 const NEEDS_CHECKSUM: u8 = 1;
 
-/// What the header in front of a packet of `len` bytes says about its checksum. `None` when the
-/// packet is a segment to be cut, which was not asked for, or the fields lie outside it.
-///
-/// DATA_VALID, "the sum was verified", says nothing that matters here: the sum is complete.
-pub(super) fn decode(header: &[u8], len: usize) -> Option<Checksum> {
-    let &[flags, segmentation, _, _, _, _, start_low, start_high, offset_low, offset_high] = header
-    else {
-        return None;
-    };
-    if segmentation != 0 {
-        return None;
-    }
-    if flags & NEEDS_CHECKSUM == 0 {
-        return Some(Checksum::Complete);
-    }
-    let start = u16::from_le_bytes([start_low, start_high]);
-    let offset = u16::from_le_bytes([offset_low, offset_high]);
-    fits(start, offset, len).then_some(Checksum::Partial { start, offset })
+/// Values of the second byte, and a bit beside them.
+const WHOLE: u8 = 0;
+const TCP_V4: u8 = 1;
+const TCP_V6: u8 = 4;
+const CONGESTION: u8 = 0x80;
+
+/// What the header says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    /// What its checksum field holds.
+    pub checksum: Checksum,
+    /// How it is to be cut, if it is.
+    pub segmentation: Option<Segmentation>,
 }
 
-/// Writes the header of a packet of `len` bytes. `None` when the checksum fields lie outside it.
-pub(super) fn encode(checksum: Checksum, len: usize, header: &mut [u8]) -> Option<()> {
+/// What is wrong with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Defect {
+    /// The checksum lies outside the packet.
+    Checksum,
+    /// Segments of a kind that was not offered, or without a checksum to be finished.
+    Segmentation,
+}
+
+/// What the header in front of a packet of `len` bytes says about it.
+///
+/// DATA_VALID, "the sum was verified", says nothing that matters here: the sum is complete. How
+/// long headers are is a hint, and not looked at.
+pub(super) fn decode(header: &[u8; BYTES], len: usize) -> Result<Said, Defect> {
+    let &[flags, kind, _, _, size_low, size_high, start_low, start_high, offset @ ..] = header;
+    let size = u16::from_le_bytes([size_low, size_high]);
+    let congestion = kind & CONGESTION != 0;
+    let kind = match kind & !CONGESTION {
+        WHOLE if !congestion => None,
+        TCP_V4 => Some(SegmentKind::Tcp4),
+        TCP_V6 => Some(SegmentKind::Tcp6),
+        _ => return Err(Defect::Segmentation),
+    };
+    if flags & NEEDS_CHECKSUM == 0 {
+        // Who cuts has to sum.
+        return match kind {
+            None => Ok(Said { checksum: Checksum::Complete, segmentation: None }),
+            Some(_) => Err(Defect::Segmentation),
+        };
+    }
+    let start = u16::from_le_bytes([start_low, start_high]);
+    let offset = u16::from_le_bytes(offset);
+    if !fits(start, offset, len) {
+        return Err(Defect::Checksum);
+    }
+    let segmentation = kind.map(|kind| Segmentation { kind, size, congestion });
+    Ok(Said { checksum: Checksum::Partial { start, offset }, segmentation })
+}
+
+/// Writes the header of a packet of `len` bytes whose own headers take `headers`. `None` when the
+/// checksum fields lie outside it, or it is to be cut and its checksum is not partial.
+pub(super) fn encode(said: Said, len: usize, headers: usize, header: &mut [u8]) -> Option<()> {
     header.fill(0);
-    if let Checksum::Partial { start, offset } = checksum {
+    if let Some(Segmentation { kind, size, congestion }) = said.segmentation {
+        if said.checksum == Checksum::Complete {
+            return None;
+        }
+        header[1] = match kind {
+            SegmentKind::Tcp4 => TCP_V4,
+            SegmentKind::Tcp6 => TCP_V6,
+        };
+        header[1] |= if congestion { CONGESTION } else { 0 };
+        header[2..4].copy_from_slice(&(headers as u16).to_le_bytes());
+        header[4..6].copy_from_slice(&size.to_le_bytes());
+    }
+    if let Checksum::Partial { start, offset } = said.checksum {
         if !fits(start, offset, len) {
             return None;
         }
@@ -52,19 +101,31 @@ mod tests {
 
     use super::*;
 
+    fn segmentation() -> impl Strategy<Value = Option<Segmentation>> {
+        let kind = prop_oneof![Just(SegmentKind::Tcp4), Just(SegmentKind::Tcp6)];
+        prop::option::of(
+            (kind, any::<u16>(), any::<bool>()).prop_map(|(kind, size, congestion)| Segmentation {
+                kind,
+                size,
+                congestion,
+            }),
+        )
+    }
+
     proptest! {
         #[test]
-        fn a_checksum_fact_survives_the_header(
+        fn what_is_known_of_a_packet_survives_the_header(
             start in 0u16..2000,
             offset in 0u16..100,
             len in 14usize..1800,
+            segmentation in segmentation(),
         ) {
             let mut header = [0xff; BYTES];
-            let checksum = Checksum::Partial { start, offset };
-            let encoded = encode(checksum, len, &mut header);
+            let said = Said { checksum: Checksum::Partial { start, offset }, segmentation };
+            let encoded = encode(said, len, 66, &mut header);
             prop_assert_eq!(encoded.is_some(), usize::from(start + offset) + 2 <= len);
             if encoded.is_some() {
-                prop_assert_eq!(decode(&header, len), Some(checksum));
+                prop_assert_eq!(decode(&header, len), Ok(said));
             }
         }
 
@@ -73,16 +134,23 @@ mod tests {
             header in any::<[u8; BYTES]>(),
             len in 0usize..3000,
         ) {
-            if let Some(Checksum::Partial { start, offset }) = decode(&header, len) {
-                prop_assert!(usize::from(start) + usize::from(offset) + 2 <= len);
+            match decode(&header, len) {
+                Ok(Said { checksum: Checksum::Partial { start, offset }, .. }) => {
+                    prop_assert!(usize::from(start) + usize::from(offset) + 2 <= len);
+                }
+                Ok(Said { segmentation, .. }) => prop_assert_eq!(segmentation, None),
+                Err(_) => {}
             }
         }
     }
 
     #[test]
-    fn a_segment_is_not_taken_for_a_packet() {
-        let mut header = [0; BYTES];
-        header[1] = 1;
-        assert_eq!(decode(&header, 1000), None);
+    fn segments_of_a_kind_that_was_not_offered_are_refused() {
+        // UDP fragments, UDP segments, congestion without segments, and nothing to sum.
+        for (flags, kind) in [(1, 3), (1, 5), (1, 0x80), (0, 1), (0, 4)] {
+            let mut header = [0; BYTES];
+            (header[0], header[1]) = (flags, kind);
+            assert_eq!(decode(&header, 1000), Err(Defect::Segmentation), "{kind:#x}");
+        }
     }
 }

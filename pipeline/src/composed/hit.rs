@@ -20,7 +20,8 @@ pub(super) struct Taken {
 }
 
 /// Rewrites a packet by what was composed; `None`, and nothing rewritten, when it has to take the
-/// stages. Known are its checksum, and the bytes of the segments behind it. `from` is the MAC address that it has to come from.
+/// stages. Known are its checksum, and the bytes of the segments behind it. `from` is the MAC
+/// address that it has to come from.
 #[inline]
 pub(super) fn take(
     bytes: &mut [u8],

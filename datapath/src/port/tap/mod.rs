@@ -2,8 +2,8 @@
 //!
 //! A persistent multi-queue tap with a virtio-net header: it survives a restart of the datapath
 //! with its addresses and routes, and carries checksums unfinished both ways. Segmentation is not
-//! asked for: a 64 KiB segment takes a chain of frames, which [`Frame`](crate::frame::Frame) is
-//! not, so the kernel cuts segments itself.
+//! asked for: the kernel cuts its segments itself, and those of others are cut before they come
+//! here.
 //!
 //! Two ways to the device. [`uring`] reads and writes a batch with one system call, and waits for
 //! packets without any. Where io_uring is missing or forbidden, [`plain`] makes one call a packet,
@@ -26,6 +26,7 @@ use self::plain::PlainQueue;
 use self::uring::UringQueue;
 use super::interface::Interface;
 use super::open::{OpenError, PortFacts};
+use super::virtio_net::Said;
 use super::{Queue, QueueFault, virtio_net as header};
 use crate::frame::{Frame, HEADROOM, Region};
 use crate::netns::Namespace;
@@ -220,9 +221,11 @@ impl Device {
         let len = bytes - header::BYTES;
         frame.set_range(HEADROOM, len);
         let head = &frame.buffer()[Device::READ_START..HEADROOM];
+        let Some(head) = head.first_chunk() else { return false };
+        // No segments were asked for.
         match header::decode(head, len) {
-            Some(checksum) => frame.checksum = checksum,
-            None => return false,
+            Ok(Said { checksum, segmentation: None }) => frame.checksum = checksum,
+            _ => return false,
         }
         true
     }
@@ -236,7 +239,8 @@ impl Device {
             return None;
         }
         let range = start - header::BYTES..start + len;
-        header::encode(checksum, len, &mut frame.buffer_mut()[range.start..start])?;
+        let said = Said { checksum, segmentation: None };
+        header::encode(said, len, 0, &mut frame.buffer_mut()[range.start..start])?;
         Some(range)
     }
 

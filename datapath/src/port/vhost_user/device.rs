@@ -103,6 +103,7 @@ impl Device {
         let ring = Ring::new(&self.memory, packed, setup, track)
             .map_err(|fault| refuse(&shared, fault))?;
         let agreement = features::agreement(self.features, shared.packet_bytes_max);
+        shared.set_takes(agreement.takes);
         let mut lane = Lane::new(ring, self.memory.clone(), agreement, shared.polled);
         (lane.kick, lane.call) = (vring.kick.take(), vring.call.take());
         if direction == Direction::FromGuest

@@ -5,24 +5,24 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use seine_pipeline::address::PortId;
 use seine_pipeline::limits::BATCH_MAX;
-use seine_pipeline::packet::Checksum;
 
+use super::copy::{ETHERNET_BYTES, Refusal};
 use super::events::{Doorbell, drain};
 use super::fault::GuestFault;
+use super::features::SegmentSet;
 use super::memory::GuestMemory;
 use super::ring::{Buffer, Ring, Spans};
-use crate::frame::{Batch, Frame, FrameCache, HEADROOM};
-use crate::port::{QueueStats, virtio_net};
+use crate::frame::{Batch, Frame, FrameCache};
+use crate::port::QueueStats;
+use crate::segment;
 
-const ETHERNET_BYTES: usize = 14;
+/// Buffers that one packet is spread over, where the guest merges them: 64 KiB in those of the
+/// least size that drivers post.
+const MERGED_MAX: usize = 64;
 
-/// Buffers that one packet is spread over, where the guest merges them.
-const MERGED_MAX: usize = 32;
-
-/// The longest virtio-net header: with the count of buffers.
-const HEADER_BYTES_MAX: usize = virtio_net::BYTES + 2;
+/// Frames that follow others, after which no more packets are taken at once: a few of 64 KiB.
+const FOLLOWERS_MAX: usize = 256;
 
 /// Fruitless looks between two tries to take kicks that came late or for nothing: left there, they
 /// would keep the worker from its rest.
@@ -37,6 +37,10 @@ pub(super) struct Agreement {
     pub mergeable: bool,
     /// VIRTIO_NET_F_GUEST_CSUM: it takes partial checksums.
     pub guest_checksum: bool,
+    /// Packets in segments that it may send.
+    pub sends: SegmentSet,
+    /// Packets in segments that it takes.
+    pub takes: SegmentSet,
     /// Bytes of the longest packet, Ethernet header included.
     pub packet_bytes_max: usize,
 }
@@ -109,21 +113,28 @@ impl Lane {
     ) -> Result<usize, GuestFault> {
         self.ring.look()?;
         let before = batch.len();
-        let mut taken = 0;
+        let (mut taken, mut followers) = (0, 0);
         let mut result = Ok(());
         let memory = self.memory.clone();
         let mut spans = Spans::new();
         // Packets that are not passed on count as well, or a guest could keep the worker here.
-        while taken < BATCH_MAX && !batch.is_full() && self.ring.has_buffer() {
+        while taken < BATCH_MAX
+            && followers < FOLLOWERS_MAX
+            && !batch.is_full()
+            && self.ring.has_buffer()
+        {
             let Some(mut frame) = frames.allocate() else { break };
             spans.clear();
             match self.ring.take(&memory, &mut spans) {
                 Ok(Some(buffer)) => {
                     taken += 1;
-                    match self.agreement.copy_out(&spans, &mut frame) {
-                        Some(()) => batch.push(frame),
-                        None => {
-                            stats.malformed += 1;
+                    match self.agreement.copy_out(&spans, &mut frame, frames) {
+                        Ok(()) => {
+                            followers += frame.followers();
+                            batch.push(frame);
+                        }
+                        Err(refusal) => {
+                            count(refusal, stats);
                             frames.free(frame);
                         }
                     }
@@ -190,10 +201,12 @@ impl Lane {
 
     fn deliver(&mut self, memory: &GuestMemory, frame: &mut Frame) -> Result<Delivery, GuestFault> {
         let agreement = self.agreement;
-        if !(ETHERNET_BYTES..=agreement.packet_bytes_max).contains(&frame.len()) {
+        // Another guest may have come since this was looked at.
+        let taken = segment::of(frame).is_none_or(|said| agreement.takes.holds(said));
+        if !taken || !(ETHERNET_BYTES..=agreement.packet_bytes_max).contains(&frame.len()) {
             return Ok(Delivery::Refused);
         }
-        let needed = agreement.header_bytes + frame.len();
+        let needed = agreement.header_bytes + frame.whole_len();
         let start = self.ring.position();
         let mut spans = Spans::new();
         let mut buffers: ArrayVec<(Buffer, usize), MERGED_MAX> = ArrayVec::new();
@@ -212,11 +225,10 @@ impl Lane {
                 return Ok(Delivery::Refused);
             }
         }
-        let Some(header) = agreement.header(frame, buffers.len()) else {
+        if !agreement.copy_in(&spans, frame, buffers.len()) {
             self.ring.rewind(start);
             return Ok(Delivery::Refused);
-        };
-        scatter(&spans, &header[..agreement.header_bytes], frame.bytes());
+        }
         let mut left = needed;
         for (buffer, bytes) in buffers {
             let written = bytes.min(left);
@@ -234,57 +246,10 @@ enum Delivery {
     Refused,
 }
 
-impl Agreement {
-    /// Copies a packet and its facts out of a buffer; `None` when they do not fit each other.
-    fn copy_out(&self, spans: &Spans<'_>, frame: &mut Frame) -> Option<()> {
-        let total: usize = spans.iter().map(|span| span.len()).sum();
-        let len = total.checked_sub(self.header_bytes)?;
-        let buffer = frame.buffer_mut();
-        let limit = self.packet_bytes_max.min(buffer.len() - HEADROOM);
-        if !(ETHERNET_BYTES..=limit).contains(&len) {
-            return None;
-        }
-        let mut header = [0; HEADER_BYTES_MAX];
-        let (mut head, mut body) =
-            (&mut header[..self.header_bytes], &mut buffer[HEADROOM..HEADROOM + len]);
-        for span in spans {
-            let (first, rest) = span.split(head.len());
-            let (target, remaining) = head.split_at_mut(first.len());
-            first.read(target);
-            head = remaining;
-            let (target, remaining) = body.split_at_mut(rest.len());
-            rest.read(target);
-            body = remaining;
-        }
-        frame.set_range(HEADROOM, len);
-        frame.checksum = virtio_net::decode(&header[..virtio_net::BYTES], len)?;
-        Some(())
-    }
-
-    /// The header for a packet in so many buffers. Completes a checksum that the guest would not.
-    fn header(&self, frame: &mut Frame, buffers: usize) -> Option<[u8; HEADER_BYTES_MAX]> {
-        if frame.checksum != Checksum::Complete && !self.guest_checksum {
-            let mut packet = frame.packet(PortId::new(0)?)?;
-            packet.complete_checksum();
-            frame.checksum = Checksum::Complete;
-        }
-        let mut header = [0; HEADER_BYTES_MAX];
-        virtio_net::encode(frame.checksum, frame.len(), &mut header[..virtio_net::BYTES])?;
-        header[virtio_net::BYTES..].copy_from_slice(&(buffers as u16).to_le_bytes());
-        Some(header)
-    }
-}
-
-/// Writes header and packet over the spans, which have room for both.
-fn scatter(spans: &Spans<'_>, mut header: &[u8], mut packet: &[u8]) {
-    for span in spans {
-        let (first, rest) = span.split(header.len());
-        let (source, remaining) = header.split_at(first.len());
-        first.write(source);
-        header = remaining;
-        let (rest, _) = rest.split(packet.len());
-        let (source, remaining) = packet.split_at(rest.len());
-        rest.write(source);
-        packet = remaining;
+fn count(refusal: Refusal, stats: &mut QueueStats) {
+    match refusal {
+        Refusal::Malformed => stats.malformed += 1,
+        Refusal::Segmentation => stats.bad_segmentation += 1,
+        Refusal::NoFrame => stats.device_drops += 1,
     }
 }

@@ -11,12 +11,13 @@
 //! ```
 //!
 //! The guest is not trusted: see [`fault`](GuestFault) for what it may do to its own port, and
-//! decision 0029 for what it may not do to others. What is not there: segments and chains of more
-//! than one frame, live migration.
+//! decision 0029 for what it may not do to others. What is not there: UDP in segments, live
+//! migration.
 
 #![allow(unsafe_code, reason = "maps and copies a guest's memory; eventfds that it holds, too")]
 
 mod control;
+mod copy;
 mod device;
 mod early;
 mod events;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::shared::{QUEUE_PAIRS_MAX, Shared};
 use crate::frame::{Batch, FrameCache};
 use crate::port::{Queue, QueueFault, QueueStats};
+use crate::segment::Segmentation;
 
 /// The queue of one worker. It receives from every pair of rings whose number leaves the worker's
 /// own when divided by the number of workers, and transmits to one.
@@ -82,6 +83,10 @@ impl Queue for VhostUserQueue {
     fn takes_partial_checksum(&self) -> bool {
         // What a guest would not take is completed on the way in.
         true
+    }
+
+    fn takes_segments(&self, said: Segmentation) -> bool {
+        self.shared.takes().holds(said)
     }
 
     fn wake_source(&self) -> Option<RawFd> {

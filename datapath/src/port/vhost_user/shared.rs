@@ -6,13 +6,14 @@
 //! another's batch of copies at most, and then leaves its frames to be dropped and counted.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::events::WakeSet;
 use super::fault::GuestFault;
+use super::features::SegmentSet;
 use super::lane::Lane;
 use crate::port::QueueFault;
 
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     /// Whether a front end is connected.
     pub connected: AtomicBool,
     cells: Vec<Cell>,
+    /// Packets in segments that the guest takes.
+    takes: AtomicU8,
     /// Pairs whose ring to the guest is at work, as bits.
     receivers: AtomicU64,
     broken: AtomicBool,
@@ -75,6 +78,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             cells: std::iter::repeat_with(Cell::default).take(2 * QUEUE_PAIRS_MAX).collect(),
+            takes: AtomicU8::new(0),
             receivers: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             fault: OnceLock::new(),
@@ -97,6 +101,16 @@ impl Shared {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// Packets in segments that the guest takes.
+    pub fn takes(&self) -> SegmentSet {
+        SegmentSet::from_bits(self.takes.load(Ordering::Relaxed))
+    }
+
+    /// Says which it takes.
+    pub fn set_takes(&self, takes: SegmentSet) {
+        self.takes.store(takes.bits(), Ordering::Relaxed);
     }
 
     /// The lane that a worker transmits to.

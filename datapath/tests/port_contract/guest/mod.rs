@@ -28,13 +28,18 @@ pub const SIZE: u16 = 1024;
 pub const BUFFERS: u16 = SIZE / 4;
 const BUFFER_BYTES: usize = 2048;
 
-const HEADER_BYTES: usize = 12;
+pub const HEADER_BYTES: usize = 12;
+/// Where large packets lie, behind the buffers of a ring, and how much each may have.
+const LARGE: usize = 0x8_0000;
+const LARGE_BYTES: usize = 0x1_4000;
 const NEEDS_CHECKSUM: u8 = 1;
 
 /// Features by bit.
 pub const MERGEABLE: u64 = 1 << 15;
 pub const EVENT_INDEX: u64 = 1 << 29;
 pub const PACKED: u64 = 1 << 34;
+/// TCP in segments of both families and with congestion, to the guest and from it.
+pub const SEGMENTS: u64 = 7 << 7 | 7 << 11;
 const PLAIN: u64 = 1 << 32 | 1 << 30 | 1 << 28 | 1 << 22 | 1 << 1 | 1;
 
 /// What a guest and its port are like.
@@ -51,6 +56,8 @@ pub struct Shape {
     pub receive_bytes: usize,
     /// Whether the guest takes partial checksums.
     pub checksum: bool,
+    /// Whether it sends and takes TCP in segments.
+    pub segments: bool,
     pub pairs: usize,
 }
 
@@ -63,6 +70,7 @@ pub const SPLIT: Shape = Shape {
     apart: false,
     receive_bytes: BUFFER_BYTES,
     checksum: true,
+    segments: false,
     pairs: 1,
 };
 
@@ -77,6 +85,9 @@ impl Shape {
         }
         if self.packed {
             features |= PACKED;
+        }
+        if self.segments {
+            features |= SEGMENTS | MERGEABLE;
         }
         if !self.checksum {
             features &= !(1 << 1);
@@ -250,6 +261,27 @@ impl Guest {
         true
     }
 
+    /// Sends a packet of up to 64 KiB, in three pieces; for a few at a time.
+    pub fn send_large(&mut self, ring: usize, header: [u8; HEADER_BYTES], bytes: &[u8]) -> bool {
+        self.reclaim(ring);
+        let Some(id) = self.rings[ring].free.pop() else { return false };
+        let at = self.rings[ring].buffers + LARGE + usize::from(id) % 6 * LARGE_BYTES;
+        self.memory.write(at, &header);
+        self.memory.write(at + HEADER_BYTES, bytes);
+        let (mut parts, mut at, mut left) = (Vec::new(), GUEST + at as u64, 12 + bytes.len());
+        for most in [40, 0x5678, usize::MAX] {
+            let here = left.min(most);
+            parts.push((at, here as u32, false));
+            (at, left) = (at + here as u64, left - here);
+        }
+        let GuestRing { driver, kick, .. } = &mut self.rings[ring];
+        driver.add(&self.memory, id, &parts);
+        if driver.wants_kick(&self.memory) {
+            kick.write(1).unwrap();
+        }
+        true
+    }
+
     pub fn send_on(&mut self, ring: usize, sample: &Sample) -> bool {
         let mut header = [0; HEADER_BYTES];
         if let Checksum::Partial { start, offset } = sample.checksum {
@@ -260,7 +292,8 @@ impl Guest {
         self.send_raw(ring, header, &sample.bytes)
     }
 
-    pub fn collect_on(&mut self, ring: usize) -> Option<Sample> {
+    /// A packet behind its header.
+    pub fn collect_raw(&mut self, ring: usize) -> Option<Vec<u8>> {
         let (first, written) = self.rings[ring].driver.used(&self.memory)?;
         let place =
             |guest: &Guest, id: u16| guest.rings[ring].buffers + usize::from(id) * BUFFER_BYTES;
@@ -272,6 +305,11 @@ impl Guest {
             ids.push(id);
         }
         ids.into_iter().for_each(|id| self.post(ring, id));
+        Some(bytes)
+    }
+
+    pub fn collect_on(&mut self, ring: usize) -> Option<Sample> {
+        let bytes = self.collect_raw(ring)?;
         let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let checksum = match bytes[0] & NEEDS_CHECKSUM {
             0 => Checksum::Complete,

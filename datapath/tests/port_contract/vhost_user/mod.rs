@@ -3,6 +3,7 @@
 
 mod events;
 mod hostile;
+mod segments;
 mod testpmd;
 
 use std::time::{Duration, Instant};
@@ -318,12 +319,12 @@ fn memory_can_be_added_and_taken_away_while_packets_flow() {
 #[test]
 fn what_is_not_there_is_not_offered_and_cannot_be_asked_for() {
     const LOG_ALL: u64 = 1 << 26;
-    const TSO: u64 = 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
+    const UDP_SEGMENTS: u64 = 1 << 10 | 1 << 14 | 7 << 54;
     let place = Place::new();
     let port = place.open(Mode::Server, 1, false);
     let mut front_end = FrontEnd::new(connect(&place.socket()));
     let offered = front_end.ask(request::GET_FEATURES, &[]).unwrap();
-    assert_eq!(offered & (LOG_ALL | TSO), 0);
+    assert_eq!(offered & (LOG_ALL | UDP_SEGMENTS), 0);
     assert_eq!(offered & (EVENT_INDEX | PACKED), EVENT_INDEX | PACKED);
     assert!(front_end.agree(LOG_ALL | 1 << 30).is_none(), "dirty-log is refused");
     assert!(front_end.is_left_alone());

@@ -1,0 +1,192 @@
+//! Packets between a guest's buffers and frames: one copy each way.
+//!
+//! Whatever is judged was copied before. A packet that is to be cut is copied segment by segment,
+//! each into a frame of its own behind room for headers: see [`segment`](crate::segment).
+
+use seine_pipeline::address::PortId;
+use seine_pipeline::packet::Checksum;
+
+use super::lane::Agreement;
+use super::memory::Span;
+use super::ring::Spans;
+use crate::frame::{Frame, FrameCache, HEADROOM};
+use crate::port::virtio_net::{self, Defect, Said};
+use crate::segment::{self, Segmentation};
+
+pub(super) const ETHERNET_BYTES: usize = 14;
+
+/// The longest virtio-net header: with the count of buffers.
+pub(super) const HEADER_BYTES_MAX: usize = virtio_net::BYTES + 2;
+
+/// A packet in segments is dropped when fewer than one in so many frames is free: nobody else is to
+/// go without for it.
+const RESERVE: usize = 8;
+
+/// Why a packet is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is too long or too short, or its checksum lies outside of it.
+    Malformed,
+    /// It is to be cut, and cannot be as it says.
+    Segmentation,
+    /// There are too few frames for its segments.
+    NoFrame,
+}
+
+impl From<Defect> for Refusal {
+    fn from(defect: Defect) -> Refusal {
+        match defect {
+            Defect::Checksum => Refusal::Malformed,
+            Defect::Segmentation => Refusal::Segmentation,
+        }
+    }
+}
+
+impl Agreement {
+    /// Copies a packet and its facts out of a buffer; its other segments into more frames.
+    pub fn copy_out(
+        &self,
+        spans: &Spans<'_>,
+        frame: &mut Frame,
+        frames: &mut FrameCache,
+    ) -> Result<(), Refusal> {
+        let total: usize = spans.iter().map(|span| span.len()).sum();
+        let len = total.checked_sub(self.header_bytes).ok_or(Refusal::Malformed)?;
+        let mut from = Cursor::new(spans);
+        let mut header = [0; HEADER_BYTES_MAX];
+        from.read(&mut header[..self.header_bytes]);
+        let [header @ .., _, _] = &header;
+        let said = virtio_net::decode(header, len)?;
+        let buffer = frame.buffer_mut();
+        let limit = self.packet_bytes_max.min(buffer.len() - HEADROOM);
+        let first = if said.segmentation.is_some() { len.min(limit) } else { len };
+        if !(ETHERNET_BYTES..=limit).contains(&first) {
+            return Err(Refusal::Malformed);
+        }
+        from.read(&mut buffer[HEADROOM..HEADROOM + first]);
+        frame.set_range(HEADROOM, first);
+        frame.checksum = said.checksum;
+        match said.segmentation {
+            None => Ok(()),
+            Some(said) => self.copy_segments(spans, len, said, frame, frames),
+        }
+    }
+
+    /// Copies what follows the first segment of a packet of `len` bytes.
+    #[cold]
+    fn copy_segments(
+        &self,
+        spans: &Spans<'_>,
+        len: usize,
+        said: Segmentation,
+        head: &mut Frame,
+        frames: &mut FrameCache,
+    ) -> Result<(), Refusal> {
+        if !self.sends.holds(said) {
+            return Err(Refusal::Segmentation);
+        }
+        let opening = segment::open(head, len, said).map_err(|_| Refusal::Segmentation)?;
+        let Some(opening) = opening else { return Ok(()) };
+        if frames.region().free_frames() < frames.region().frames() / RESERVE {
+            return Err(Refusal::NoFrame);
+        }
+        head.begin_chain(opening.layout);
+        // Payload that was read beyond the first segment is read again; it is not judged.
+        let mut from = Cursor::new(spans);
+        from.skip(self.header_bytes + opening.first);
+        let (mut left, start) = (len - opening.first, HEADROOM + opening.headers);
+        while left > 0 {
+            let bytes = left.min(said.size.into());
+            let Some(mut follower) = frames.allocate() else {
+                frames.free_followers(head);
+                return Err(Refusal::NoFrame);
+            };
+            from.read(&mut follower.buffer_mut()[start..start + bytes]);
+            follower.set_range(start, bytes);
+            head.append(follower);
+            left -= bytes;
+        }
+        Ok(())
+    }
+
+    /// Copies a packet into buffers of a guest that have room for it and its header. `false` when
+    /// its facts contradict it.
+    pub fn copy_in(&self, spans: &Spans<'_>, frame: &mut Frame, buffers: usize) -> bool {
+        let Some(header) = self.header(frame, buffers) else { return false };
+        let mut to = Cursor::new(spans);
+        to.write(&header[..self.header_bytes]);
+        to.write(frame.bytes());
+        if frame.is_chained() {
+            frame.following_bytes().for_each(|bytes| to.write(bytes));
+        }
+        true
+    }
+
+    /// The header for a packet in so many buffers. Completes a checksum that the guest would not.
+    fn header(&self, frame: &mut Frame, buffers: usize) -> Option<[u8; HEADER_BYTES_MAX]> {
+        if frame.checksum != Checksum::Complete && !self.guest_checksum {
+            let mut packet = frame.packet(PortId::new(0)?)?;
+            packet.complete_checksum();
+            frame.checksum = Checksum::Complete;
+        }
+        let segmentation = segment::of(frame);
+        let headers = if segmentation.is_some() { segment::unite(frame) } else { 0 };
+        let said = Said { checksum: frame.checksum, segmentation };
+        let mut header = [0; HEADER_BYTES_MAX];
+        virtio_net::encode(said, frame.len(), headers, &mut header[..virtio_net::BYTES])?;
+        header[virtio_net::BYTES..].copy_from_slice(&(buffers as u16).to_le_bytes());
+        Some(header)
+    }
+}
+
+/// A place in the memory of a buffer.
+struct Cursor<'s, 'm> {
+    spans: &'s [Span<'m>],
+    /// Bytes of the first span that lie behind.
+    at: usize,
+}
+
+impl<'s, 'm> Cursor<'s, 'm> {
+    fn new(spans: &'s [Span<'m>]) -> Cursor<'s, 'm> {
+        Cursor { spans, at: 0 }
+    }
+
+    /// The next memory in one piece, of at most so many bytes, some of which may lie elsewhere.
+    fn piece(&mut self, bytes: usize) -> Option<Span<'m>> {
+        let (first, rest) = self.spans.split_first()?;
+        let (piece, _) = first.split(self.at).1.split(bytes);
+        self.at += piece.len();
+        if self.at == first.len() {
+            (self.spans, self.at) = (rest, 0);
+        }
+        Some(piece)
+    }
+
+    fn skip(&mut self, mut bytes: usize) {
+        while bytes > 0
+            && let Some(piece) = self.piece(bytes)
+        {
+            bytes -= piece.len();
+        }
+    }
+
+    fn read(&mut self, mut target: &mut [u8]) {
+        while !target.is_empty()
+            && let Some(piece) = self.piece(target.len())
+        {
+            let (here, rest) = target.split_at_mut(piece.len());
+            piece.read(here);
+            target = rest;
+        }
+    }
+
+    fn write(&mut self, mut source: &[u8]) {
+        while !source.is_empty()
+            && let Some(piece) = self.piece(source.len())
+        {
+            let (here, rest) = source.split_at(piece.len());
+            piece.write(here);
+            source = rest;
+        }
+    }
+}
