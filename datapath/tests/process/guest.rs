@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use nix::sys::eventfd::EventFd;
 use seine_datapath_api::v1;
 use seine_pipeline::packet::Checksum;
@@ -20,7 +21,7 @@ use tonic::Code;
 
 use self::driver::{DriverRing, Memory};
 use self::front_end::{FrontEnd, request};
-use crate::node::{Node, datagram, endpoint, node_object, part};
+use crate::node::{Node, datagram, endpoint, node_object, part, pod_address, pod_mac};
 
 const GUEST: u64 = 0x1_0000_0000;
 const USER: u64 = 0x7f00_0000_0000;
@@ -28,7 +29,13 @@ const MEMORY_BYTES: usize = 0x10_0000;
 const SIZE: u16 = 256;
 /// VERSION_1, protocol features, partial checksums.
 const FEATURES: u64 = 1 << 32 | 1 << 30 | 3;
+/// TCP over IPv4 in segments, both ways.
+const SEGMENTS: u64 = 1 << 7 | 1 << 11;
 const BUFFER: usize = 0x4_0000;
+/// What it is sent is written over what it sends, later.
+const SENT: usize = BUFFER + BUFFER_BYTES;
+/// Room for a packet of 64 KiB behind its header, in one piece.
+const BUFFER_BYTES: usize = 0x2_0000;
 const HEADER_BYTES: usize = 12;
 
 /// A guest with one receive buffer at a time.
@@ -41,6 +48,10 @@ struct Guest {
 
 impl Guest {
     fn new(socket: &Path) -> Guest {
+        Guest::with(socket, FEATURES)
+    }
+
+    fn with(socket: &Path, features: u64) -> Guest {
         let memory = Memory::new(MEMORY_BYTES);
         let ring = |at| DriverRing::new(false, false, SIZE, at, GUEST);
         let mut guest = Guest {
@@ -49,8 +60,8 @@ impl Guest {
             front_end: FrontEnd::new(UnixStream::connect(socket).unwrap()),
             memory,
         };
-        guest.rings[0].add(&guest.memory, 0, &[(GUEST + BUFFER as u64, 2048, true)]);
-        guest.front_end.agree(FEATURES).unwrap();
+        guest.rings[0].add(&guest.memory, 0, &[(GUEST + BUFFER as u64, BUFFER_BYTES as u32, true)]);
+        guest.front_end.agree(features).unwrap();
         let words = [GUEST, MEMORY_BYTES as u64, USER, 0];
         assert!(guest.front_end.share(&[(words, &guest.memory.file)]));
         for (index, ring) in (0..).zip(&guest.rings) {
@@ -67,8 +78,12 @@ impl Guest {
     }
 
     fn send(&mut self, packet: &[u8]) {
-        let at = BUFFER + 2048;
-        self.memory.write(at, &[0; HEADER_BYTES]);
+        self.send_as([0; HEADER_BYTES], packet);
+    }
+
+    fn send_as(&mut self, header: [u8; HEADER_BYTES], packet: &[u8]) {
+        let at = SENT;
+        self.memory.write(at, &header);
         self.memory.write(at + HEADER_BYTES, packet);
         let bytes = (HEADER_BYTES + packet.len()) as u32;
         self.rings[1].add(&self.memory, 0, &[(GUEST + at as u64, bytes, false)]);
@@ -80,15 +95,22 @@ impl Guest {
 
     /// Makes a buffer available that lies in what was cut off.
     fn send_what_is_gone(&mut self) {
-        let at = GUEST + BUFFER as u64 + 2048;
+        let at = GUEST + SENT as u64;
         self.rings[1].add(&self.memory, 1, &[(at, 100, false)]);
         self.events[2].write(1).unwrap();
     }
 
     async fn collect(&mut self) -> Vec<u8> {
+        self.collect_as().await.1
+    }
+
+    /// What came, behind its header. Its one buffer is not posted again.
+    async fn collect_as(&mut self) -> (Vec<u8>, Vec<u8>) {
         for _ in 0..5000 {
             if let Some((_, bytes)) = self.rings[0].used(&self.memory) {
-                return self.memory.read(BUFFER + HEADER_BYTES, bytes as usize - HEADER_BYTES);
+                let mut header = self.memory.read(BUFFER, bytes as usize);
+                let packet = header.split_off(HEADER_BYTES);
+                return (header, packet);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -152,6 +174,70 @@ async fn a_guest_speaks_to_a_pod_through_the_pipeline_and_its_misdeeds_are_shown
     let request = v1::ClosePortRequest { session, name: "pod2".into() };
     assert!(node.client.close_port(request).await.unwrap().into_inner().closed);
     assert!(!socket.exists());
+}
+
+/// TCP from one Pod to another, as its kernel leaves it to a device that cuts.
+fn large(from: u8, to: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    PacketBuilder::ethernet2(pod_mac(from), pod_mac(to))
+        .ipv4(pod_address(from).octets(), pod_address(to).octets(), 64)
+        .tcp(4000, 80, 1, 65535)
+        .ack(1)
+        .psh()
+        .write(&mut packet, payload)
+        .unwrap();
+    let mut sum = 6 + 20 + payload.len() as u32;
+    for word in packet[26..34].chunks(2) {
+        sum += u32::from(u16::from_be_bytes([word[0], word[1]]));
+    }
+    let partial = (sum & 0xffff) + (sum >> 16);
+    packet[50..52].copy_from_slice(&(partial as u16).to_be_bytes());
+    packet
+}
+
+#[tokio::test]
+async fn a_guests_segments_reach_another_guest_whole_and_any_other_pod_cut() {
+    const SIZE: usize = 1400;
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::start().await;
+    let session = node.hello().await;
+    let sockets = [2, 4].map(|number| folder.path().join(format!("pod{number}.sock")));
+    for (socket, name) in sockets.iter().zip(["pod2", "pod4"]) {
+        let name = name.into();
+        let request = open(session, socket, v1::vhost_user::Mode::Server);
+        node.client.open_port(v1::OpenPortRequest { name, ..request }).await.unwrap();
+    }
+    node.open(session, "pod3").await;
+    let objects = vec![node_object(), endpoint(2), endpoint(3), endpoint(4)];
+    let mode = v1::transaction_part::Mode::Full;
+    node.apply(vec![part(session, 1, mode, objects)]).await.unwrap();
+    let [mut sender, mut receiver] =
+        [&sockets[0], &sockets[1]].map(|socket| Guest::with(socket, FEATURES | SEGMENTS));
+    let payload: Vec<u8> = (0..65_535 - 40).map(|at| (at / 3) as u8).collect();
+    let header = [1, 1, 54, 0, (SIZE & 0xff) as u8, (SIZE >> 8) as u8, 34, 0, 16, 0, 0, 0];
+
+    let packet = large(2, 4, &payload);
+    sender.send_as(header, &packet);
+    let (said, arrived) = receiver.collect_as().await;
+    assert_eq!(said[..10], header[..10]);
+    assert!(arrived == packet, "not a byte differs");
+
+    sender.send_as(header, &large(2, 3, &payload));
+    let segments = payload.len().div_ceil(SIZE);
+    let arrived = node.collect("pod3", segments).await;
+    assert_eq!(arrived.len(), segments);
+    let partial = Checksum::Partial { start: 34, offset: 16 };
+    assert!(arrived.iter().all(|(_, checksum)| *checksum == partial));
+    let bytes: Vec<u8> = arrived.iter().flat_map(|(bytes, _)| &bytes[54..]).copied().collect();
+    assert!(bytes == payload, "not a byte differs");
+
+    // Of no size, and so of none that can be cut.
+    sender.send_as([1, 1, 54, 0, 0, 0, 34, 0, 16, 0, 0, 0], &large(2, 3, &payload));
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !node.drops().await.iter().any(|drop| drop.contains("BadSegmentation")) {
+        assert!(std::time::Instant::now() < deadline, "it was never dropped");
+    }
+    assert_eq!(node.ports().await["pod2"].fault, "");
 }
 
 #[tokio::test]
