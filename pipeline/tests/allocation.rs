@@ -6,12 +6,17 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use seine_pipeline::adjacency::AdjacencyId;
+use seine_pipeline::composed::{self, Plain, Sampler, Survey};
+use seine_pipeline::learned::WorkerMemory;
 use seine_pipeline::packet::{Checksum, Packet};
 use seine_pipeline::run::run;
 use seine_pipeline::state::{
     Action, Change, Group, Object, Peer, Rule, RuleDirection, RuleTable, Traffic,
 };
-use seine_pipeline::testbed::{HEADROOM, Node, ping, tcp, udp, who_has};
+use seine_pipeline::testbed::{
+    Buffer, HEADROOM, Node, Probe, UPLINK, answered, flags, ping, tcp, udp, who_has,
+};
+use seine_pipeline::verdict::Outcome;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -137,6 +142,62 @@ fn no_packet_that_rules_judge_allocates() {
         let outcome = run(&mut packet, &mut context);
         assert_eq!(ALLOCATIONS.get(), before, "probe {number}: {outcome:?}");
     }
+}
+
+#[test]
+fn no_packet_of_a_connection_under_way_allocates_sampled_or_not() {
+    let datagram: fn() -> Probe = || udp().port(80);
+    let segment: fn() -> Probe = || tcp().port(80).flags(flags::ACK);
+    for every in [1, 2, 1024] {
+        for (v6, web) in [(false, "10.96.0.10"), (true, "fd00:96::10")] {
+            for (probe, to) in [
+                (datagram, "b"),
+                (datagram, "remote"),
+                (datagram, "gateway"),
+                (segment, "b"),
+                (segment, web),
+            ] {
+                let mut node = Node::with_pods(["a", "b"]);
+                let words = ["web", "tcp", "80", "at", web, "to", "b:80"];
+                let service = service::change(&node, &words);
+                node.apply(&[service]);
+                // Datagrams are let through by a rule that tells.
+                node.apply(&[&policy()[..1], &policy()[3..]].concat());
+                converse(&mut node, probe().from("a").to(to).in_v6(v6), every);
+            }
+            let mut node = if v6 { Node::over_ipv6(["b"]) } else { Node::with_pods(["b"]) };
+            converse(&mut node, datagram().from("tunnel").to("b").in_v6(v6), every);
+        }
+    }
+}
+
+/// Opens a connection, and goes on with it, both directions in turn; fails if a packet allocates.
+fn converse(node: &mut Node, probe: Probe, every: u32) {
+    let mut worker = WorkerMemory::new();
+    worker.composed.sampler = Sampler::new(every);
+    let frame = node.frame(&probe);
+    let from = node.state.port_by_name("a").or(node.state.port_by_name(UPLINK)).unwrap();
+    let mut packet = (from, frame.clone());
+    let mut survey = Survey::default();
+    for number in 0..8 {
+        let (ingress, frame) = &packet;
+        let mut buffer = Buffer::of(frame, Checksum::Complete);
+        let before = ALLOCATIONS.get();
+        let mut context = node.context();
+        context.worker = &mut worker;
+        let batch = [(&buffer, *ingress)];
+        let connections = &context.learned.connections;
+        survey.take(batch.into_iter(), context.state, connections, &Plain);
+        let outcome = composed::decide(&survey, 0, &mut buffer, *ingress, &mut context, &Plain);
+        assert_eq!(ALLOCATIONS.get(), before, "packet {number}: {outcome:?}");
+        let Outcome::Output(egress) = outcome else { panic!("packet {number}: {outcome:?}") };
+        packet = (egress, answered(composed::PacketBuffer::bytes(&buffer)));
+    }
+    let (composed, rest) = (&worker.composed, 8 - worker.composed.hits);
+    assert_eq!((composed.hits, composed.walks), (5, rest));
+    let sampled = composed.hits / u64::from(every);
+    assert_eq!((composed.sampler.samples, composed.sampler.judged), (sampled, sampled));
+    assert_eq!(composed.sampler.mismatches, 0);
 }
 
 /// Allows, denies and rejects, and tells it all.
