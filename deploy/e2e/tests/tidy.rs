@@ -32,6 +32,7 @@ const UNSAFE_ROOMS: &[(&str, &str)] = &[
     ("datapath/src/frame.rs", "hands out the frames of the mapping"),
     ("datapath/src/port/", "rings and descriptors shared with the kernel"),
     ("pipeline/tests/allocation.rs", "an allocator that counts"),
+    ("datapath/tests/allocation.rs", "an allocator that counts"),
     ("datapath/src/machine.rs", "the cycle counter"),
     ("datapath/src/memory.rs", "hands out the words of a mapping"),
     ("datapath/tests/port_contract/", "drives the ports as their worker would"),
