@@ -63,6 +63,8 @@ codes! {
     DatapathRefused = 105,
     /// CHECK: what is there is not what ADD made.
     CheckFailed = 106,
+    /// The Pod's annotations ask for a port that cannot be, or that nobody has permitted.
+    PortRefused = 107,
     /// The verb is part of CNI but not served by this version.
     NotServed = 110,
     /// Plugin and agent do not understand each other: their versions differ.

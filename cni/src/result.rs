@@ -1,6 +1,6 @@
 //! The result of ADD in the words of each CNI version, and back again for CHECK.
 //!
-//! Older words can say less: an MTU needs 1.1.0; before 1.0.0 each address names its family.
+//! Older words can say less: an MTU and the path of a socket need 1.1.0; before 1.0.0 each address names its family.
 
 use std::net::IpAddr;
 
@@ -27,6 +27,7 @@ struct CniResult {
 }
 
 #[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase")]
 struct CniInterface {
     name: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -35,6 +36,8 @@ struct CniInterface {
     mtu: Option<u32>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     sandbox: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    socket_path: String,
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -68,6 +71,10 @@ pub fn render(
         mac: interface.mac.clone(),
         mtu: Some(interface.mtu).filter(|mtu| version.interfaces_have_mtu() && *mtu > 0),
         sandbox: interface.sandbox.clone(),
+        socket_path: match version.interfaces_have_mtu() {
+            true => interface.socket_path.clone(),
+            false => String::new(),
+        },
     });
     let count = attachment.interfaces.len();
     let result = CniResult {
@@ -132,6 +139,7 @@ pub(crate) fn parse(value: &Value) -> Result<v1::Attachment, serde_json::Error> 
         mac: interface.mac,
         mtu: interface.mtu.unwrap_or(0),
         sandbox: interface.sandbox,
+        socket_path: interface.socket_path,
     });
     let ips = result.ips.into_iter().map(|ip| v1::Ip {
         address: ip.address.to_string(),
@@ -163,6 +171,7 @@ mod tests {
             mac: "02:42:0a:0a:01:02".into(),
             mtu: 1450,
             sandbox: sandbox.into(),
+            socket_path: String::new(),
         };
         let ip = |address: &str, gateway: &str| v1::Ip {
             address: address.into(),
@@ -189,6 +198,20 @@ mod tests {
                 expected.interfaces.iter_mut().for_each(|interface| interface.mtu = 0);
             }
             assert_eq!(parse(&value).expect("our own result"), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_told_where_the_version_has_a_word_for_it() {
+        let mut attachment = attachment();
+        attachment.interfaces[1].socket_path = "/run/seine/pods/x/eth0/vhost.sock".into();
+        for version in SpecVersion::ALL {
+            let text = render(&attachment, version, None).expect("the attachment is sound");
+            let value: Value = serde_json::from_str(&text).expect("a result is JSON");
+            let told = value["interfaces"][1]["socketPath"].as_str();
+            let has_word = version == SpecVersion::NEWEST;
+            assert_eq!(told, has_word.then_some("/run/seine/pods/x/eth0/vhost.sock"), "{version}");
+            assert_eq!(value["interfaces"][0].get("socketPath"), None);
         }
     }
 

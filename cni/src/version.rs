@@ -76,7 +76,7 @@ impl SpecVersion {
         self < Self::V1_0_0
     }
 
-    /// Since 1.1.0 an interface of a result has an MTU.
+    /// Since 1.1.0 an interface of a result has an MTU, and may be a socket.
     pub fn interfaces_have_mtu(self) -> bool {
         self >= Self::V1_1_0
     }

@@ -26,6 +26,9 @@ use crate::watch::manifests;
 /// How long to wait before something that failed for reasons of its own is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The header that a frame has before its packet.
+const ETHERNET_BYTES: u32 = 14;
+
 /// What follows from the Nodes of the cluster.
 const NETWORK: [Kind; 2] = [Kind::Node, Kind::Peer];
 
@@ -91,6 +94,7 @@ pub async fn run(
         attachments.clone(),
         facts.subscribe(),
         node.clone(),
+        configuration.vhost_user.clone(),
     ));
     let listener = cni_server::listen(&configuration.cni_socket).await?;
     info!(node = configuration.node_name, socket = %configuration.cni_socket.display(), "ready");
@@ -221,8 +225,9 @@ impl Agent {
         if let Some(plan) = HostPlan::new(&network, hello, services) {
             self.plan.send_replace(Some(plan));
         }
-        let queues = hello.workers.max(1);
-        self.facts.send_replace(Some(Arc::new(Facts { local: network.local, queues, ports })));
+        let (local, queues) = (network.local, hello.workers.max(1));
+        let mtu_max = hello.frame_bytes_max.saturating_sub(ETHERNET_BYTES).max(local.tunnel_mtu);
+        self.facts.send_replace(Some(Arc::new(Facts { local, queues, mtu_max, ports })));
     }
 
     /// Brings a changed cluster into force while a session is.

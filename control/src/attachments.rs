@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::{LeaseError, Pool, RangeError};
-use crate::model::{Mac, PodName};
+use crate::model::{Mac, PodName, SocketMode};
 use file::Writer;
 
 /// Names an attachment: one interface of one container.
@@ -39,6 +39,32 @@ impl std::fmt::Display for AttachmentKey {
     }
 }
 
+/// What a Pod's port is on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Device {
+    /// A pair of interfaces, one of them in the Pod.
+    #[default]
+    Veth,
+    /// A driver in user space.
+    VhostUser(VhostUser),
+}
+
+/// A driver in user space, and where it is met.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VhostUser {
+    /// The unix socket.
+    pub socket: PathBuf,
+    /// Who listens at it.
+    pub mode: SocketMode,
+    /// Pairs of rings that the driver may have.
+    pub queues: u32,
+    /// Whose the socket is.
+    pub user: u32,
+    /// And of which group.
+    pub group: u32,
+}
+
 /// One interface of one container, with all that was made for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
@@ -51,8 +77,20 @@ pub struct Attachment {
     pub pod: Option<PodName>,
     /// The name of the endpoint in the datapath.
     pub endpoint: String,
-    /// The host end's name, and the port's.
+    /// The port's name, and the host end's.
     pub port: String,
+    /// What the port is on. Before version 2 of the record there was one kind.
+    #[serde(default)]
+    pub device: Device,
+    /// The name of the network that the runtime attached it to; empty before version 2.
+    #[serde(default)]
+    pub network: String,
+    /// Networks of one cluster may use the same addresses. This version has network 0.
+    #[serde(default)]
+    pub network_id: u16,
+    /// Which of its Pod's interfaces it is: 0 for the first.
+    #[serde(default)]
+    pub interface_index: u32,
     /// Of the Pod's end.
     pub mac: Mac,
     /// Addresses of the Pod with the prefix of their range.
@@ -62,6 +100,16 @@ pub struct Attachment {
     /// Deleted by the runtime while the datapath was away: the address stays leased until the
     /// datapath has confirmed that the endpoint is gone.
     pub detaching: bool,
+}
+
+impl Attachment {
+    /// Its driver in user space, if it has one.
+    pub fn vhost_user(&self) -> Option<&VhostUser> {
+        match &self.device {
+            Device::Veth => None,
+            Device::VhostUser(guest) => Some(guest),
+        }
+    }
 }
 
 /// Why the record could not be read, changed or kept.
@@ -247,6 +295,16 @@ impl Attachments {
         if let Some(attachment) = self.state().attachments.get_mut(key) {
             attachment.detaching = true;
         }
+    }
+
+    /// The lowest index that no interface of the container has.
+    pub fn next_index(&self, container_id: &str) -> u32 {
+        let state = self.state();
+        let own = |index| {
+            let mut all = state.attachments.values();
+            all.any(|it| it.key.container_id == container_id && it.interface_index == index)
+        };
+        (0..).find(|index| !own(*index)).unwrap_or_default()
     }
 
     /// The attachment of that name.

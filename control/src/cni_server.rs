@@ -177,6 +177,8 @@ fn attach(request: v1::AttachRequest) -> Attach {
         key: AttachmentKey { container_id: request.container_id, interface: request.interface },
         netns: request.netns.into(),
         pod,
+        pod_uid: request.pod_uid,
+        network: request.network,
     }
 }
 
@@ -193,31 +195,38 @@ fn reply(
 
 fn result(attached: &Attached) -> v1::Attachment {
     let attachment = &attached.attachment;
-    let host = v1::Interface {
-        name: attachment.port.clone(),
-        mac: attached.host_mac.map(String::from).unwrap_or_default(),
-        mtu: attachment.mtu,
-        sandbox: String::new(),
-    };
     let container = v1::Interface {
         name: attachment.key.interface.clone(),
         mac: attachment.mac.to_string(),
         mtu: attachment.mtu,
         sandbox: attachment.netns.display().to_string(),
+        socket_path: attachment
+            .vhost_user()
+            .map(|guest| guest.socket.display().to_string())
+            .unwrap_or_default(),
     };
+    let host = v1::Interface {
+        name: attachment.port.clone(),
+        mac: attached.host_mac.map(String::from).unwrap_or_default(),
+        mtu: attachment.mtu,
+        ..v1::Interface::default()
+    };
+    // A Pod with a socket has no host end, and nobody has made a route in it: each address tells
+    // its gateway.
+    let has_link = attachment.vhost_user().is_none();
+    let interfaces = if has_link { vec![host, container] } else { vec![container] };
+    let own = interfaces.len() as u32 - 1;
     let ips = attached.addresses.iter().map(|address| v1::Ip {
         address: address.address.to_string(),
         gateway: address.gateway.to_string(),
-        interface: 1,
+        interface: own,
     });
-    let routes = default_routes(&attached.addresses).into_iter().map(|(destination, gateway)| {
-        v1::Route { destination: destination.to_string(), gateway: gateway.to_string() }
+    let routes = if has_link { default_routes(&attached.addresses) } else { Vec::new() };
+    let routes = routes.into_iter().map(|(destination, gateway)| v1::Route {
+        destination: destination.to_string(),
+        gateway: gateway.to_string(),
     });
-    v1::Attachment {
-        interfaces: vec![host, container],
-        ips: ips.collect(),
-        routes: routes.collect(),
-    }
+    v1::Attachment { ips: ips.collect(), routes: routes.collect(), interfaces }
 }
 
 /// What a previous result says of the container's interface of that name.
@@ -272,6 +281,7 @@ mod tests {
                     mac: "02:04:0a:0a:01:02".into(),
                     mtu: 1450,
                     sandbox: "/run/netns/x".into(),
+                    socket_path: String::new(),
                 },
             ],
             ips: vec![v1::Ip {

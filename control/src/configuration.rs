@@ -47,6 +47,27 @@ pub struct Configuration {
     /// How Services are reached.
     #[serde(rename = "antreaProxy")]
     pub antrea_proxy: AntreaProxy,
+    /// Where Pods meet their vhost-user ports.
+    #[serde(rename = "vhostUser")]
+    pub vhost_user: VhostUserSettings,
+}
+
+/// Where Pods meet their vhost-user ports, and who may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct VhostUserSettings {
+    /// A folder of the agent's own.
+    pub socket_dir: PathBuf,
+    /// Who may use the sockets, by number; 0: root only.
+    pub user: u32,
+    /// The same for a group.
+    pub group: u32,
+}
+
+impl Default for VhostUserSettings {
+    fn default() -> Self {
+        Self { socket_dir: "/run/seine/pods".into(), user: 0, group: 0 }
+    }
 }
 
 /// Antrea's `antreaProxy`.
@@ -92,6 +113,7 @@ impl Default for Configuration {
             default_mtu: 0,
             audit_logging: AuditLogging::default(),
             antrea_proxy: AntreaProxy::default(),
+            vhost_user: VhostUserSettings::default(),
         }
     }
 }
@@ -151,6 +173,15 @@ maxBackups = 3
 # these ranges, such as "192.0.2.0/24". Empty, Antrea's default: at all of them.
 [antreaProxy]
 nodePortAddresses = []
+
+# Pods with the annotation `port.seine.io/kind: vhost-user` have a socket in place of an interface:
+# <socketDir>/<UID of the Pod>/<interface>/vhost.sock. The folder is the agent's own, in /run, for
+# sockets do not outlive the machine; a socket's path has at most 100 bytes. Who may use the
+# sockets, beside root: a user and a group by number, such as those of QEMU or of the Pod.
+[vhostUser]
+socketDir = "/run/seine/pods"
+user = 0
+group = 0
 "#;
 
 /// Why a configuration is not taken.
@@ -278,12 +309,20 @@ impl Configuration {
             ("cni_socket", &self.cni_socket),
             ("state_dir", &self.state_dir),
             ("auditLogging.file", &self.audit_logging.file),
+            ("vhostUser.socketDir", &self.vhost_user.socket_dir),
         ];
         for (key, path) in paths {
             if path.as_os_str().is_empty() {
                 let reason = "a path is needed";
                 return Err(ConfigurationError::Value { key, value: String::new(), reason });
             }
+        }
+        if !self.vhost_user.socket_dir.is_absolute() {
+            return Err(ConfigurationError::Value {
+                key: "vhostUser.socketDir",
+                value: self.vhost_user.socket_dir.display().to_string(),
+                reason: "an absolute path is needed: the datapath has a folder of its own",
+            });
         }
         if self.default_mtu > u32::from(u16::MAX) {
             return Err(ConfigurationError::Value {

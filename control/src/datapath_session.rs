@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// Adds to what is desired, without sending it: what was attached before the agent started.
-    pub fn desire(&self, endpoint: v1::Object, port: &str) {
+    pub fn desire(&self, endpoint: v1::Object, port: v1::OpenPortRequest) {
         self.desired().add(endpoint, port);
     }
 
@@ -188,10 +188,10 @@ impl Session {
         self.submit(difference)?.in_force().await
     }
 
-    /// Opens a port on the device of that name, now and after every reconnection.
-    pub async fn open_port(&self, name: &str) -> Result<v1::Port, SessionError> {
-        self.desired().ports.insert(name.into());
-        open_port(self.connection()?, name).await
+    /// Opens a port, now and after every reconnection; whose session it is, is filled in.
+    pub async fn open_port(&self, port: v1::OpenPortRequest) -> Result<v1::Port, SessionError> {
+        self.desired().ports.insert(port.name.clone(), port.clone());
+        open_port(self.connection()?, port).await
     }
 
     /// Closes a port, now and for good.
@@ -278,9 +278,9 @@ impl Session {
 
     async fn synchronise(&self, connected: &mut Connected) -> Result<(), SessionError> {
         let ports = self.desired().ports.clone();
-        for name in &ports {
+        for (name, port) in ports {
             // One lost port must not keep the others from coming back.
-            if let Err(error) = open_port(connected.connection.clone(), name).await {
+            if let Err(error) = open_port(connected.connection.clone(), port).await {
                 if matches!(error, SessionError::Away(_)) {
                     return Err(error);
                 }
@@ -313,7 +313,7 @@ impl Session {
         let mut client = connected.connection.client.clone();
         let open = timed("list ports", client.list_ports(v1::ListPortsRequest {})).await?.ports;
         for port in open.into_iter().filter(|port| port.kind() == v1::port::Kind::Pod) {
-            if !self.desired().ports.contains(&port.name) {
+            if !self.desired().ports.contains_key(&port.name) {
                 info!(port = port.name, "closing a port that no attachment needs");
                 close_port(connected.connection.clone(), &port.name).await?;
             }
@@ -361,14 +361,13 @@ fn lost(error: &SessionError) -> bool {
     }
 }
 
-async fn open_port(mut connection: Connection, name: &str) -> Result<v1::Port, SessionError> {
-    let request = v1::OpenPortRequest {
-        session: connection.session,
-        name: name.into(),
-        interface: name.into(),
-        vhost_user: None,
-    };
-    timed(&format!("open the port {name}"), connection.client.open_port(request)).await
+async fn open_port(
+    mut connection: Connection,
+    port: v1::OpenPortRequest,
+) -> Result<v1::Port, SessionError> {
+    let action = format!("open the port {}", port.name);
+    let request = v1::OpenPortRequest { session: connection.session, ..port };
+    timed(&action, connection.client.open_port(request)).await
 }
 
 async fn close_port(mut connection: Connection, name: &str) -> Result<(), SessionError> {

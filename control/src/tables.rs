@@ -121,6 +121,14 @@ impl Tables {
         }
     }
 
+    /// What the cluster says of a Pod, as soon as it says anything; none after a while.
+    pub async fn pod(&self, name: &PodName) -> Option<Pod> {
+        let mut cluster = self.cluster.clone();
+        let known = cluster.wait_for(|cluster| cluster.pods.contains_key(name));
+        let known = tokio::time::timeout(POD_KNOWN_WITHIN, known).await.ok()?.ok()?;
+        known.pods.get(name).cloned()
+    }
+
     /// Brings an attachment into force: its endpoint together with what applies to it.
     pub async fn attach(&self, attachment: &Attachment) -> Result<(), AttachError> {
         let known = tokio::time::timeout(POD_KNOWN_WITHIN, self.wait_for(attachment)).await;

@@ -16,7 +16,7 @@ use crate::datapath::Datapath;
 use crate::devices::{DeviceError, PodDevice};
 use crate::machine::boot_time_ms;
 use crate::port::OpenError;
-use crate::port::vhost_user::Mode;
+use crate::port::vhost_user::{Mode, QUEUE_PAIRS_MAX, SocketOwner};
 use crate::ports::OpenPort;
 
 /// The MTU of a vhost-user port whose opener names none.
@@ -82,7 +82,16 @@ pub fn pod_device(
         }
     };
     let mtu = if wanted.mtu == 0 { VHOST_USER_MTU } else { wanted.mtu as usize };
-    Ok(PodDevice::VhostUser { socket: wanted.socket, mode, mtu })
+    let pairs = match wanted.queues as usize {
+        0 => QUEUE_PAIRS_MAX,
+        pairs @ 1..=QUEUE_PAIRS_MAX => pairs,
+        pairs => {
+            let reason = format!("vhost_user.queues: {pairs}, where 1 to {QUEUE_PAIRS_MAX} can be");
+            return Err(Status::invalid_argument(reason));
+        }
+    };
+    let owner = SocketOwner { user: wanted.socket_user, group: wanted.socket_group };
+    Ok(PodDevice::VhostUser { socket: wanted.socket, mode, owner, pairs, mtu })
 }
 
 /// How a device's error is answered.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use seine_pipeline::address::{Mac, PortKind};
 
-use crate::port::vhost_user::Mode;
+use crate::port::vhost_user::{Mode, SocketOwner};
 use crate::port::{OpenError, Queue};
 
 /// A device that is open: one queue for each worker.
@@ -33,6 +33,10 @@ pub enum PodDevice {
         socket: String,
         /// Who listens at it.
         mode: Mode,
+        /// Whose it is, where we listen.
+        owner: SocketOwner,
+        /// Pairs of rings that the guest may have.
+        pairs: usize,
         /// Bytes, without the Ethernet header.
         mtu: usize,
     },

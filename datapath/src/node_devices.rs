@@ -16,7 +16,7 @@ use crate::port::af_xdp::{
     self, AfXdpOptions, AfXdpPort, Attachment, Claim, FrameMemory, forget_pins, mount_pins,
 };
 use crate::port::tap::{self, TapOptions};
-use crate::port::vhost_user::{self, Control, Mode, VhostUserOptions, VhostUserPort};
+use crate::port::vhost_user::{self, Control, VhostUserOptions, VhostUserPort};
 use crate::port::{AttachMode, Interface, OpenError, PortFacts};
 
 /// The IP protocol number of UDP.
@@ -141,20 +141,8 @@ impl NodeDevices {
         Ok(device(interface, facts, queues))
     }
 
-    fn open_guest(
-        &mut self,
-        socket: &str,
-        mode: Mode,
-        mtu: usize,
-    ) -> Result<OpenDevice, DeviceError> {
-        let options = VhostUserOptions {
-            socket: std::path::Path::new(socket),
-            mode,
-            queues: self.workers,
-            mtu,
-            mac: local_mac(socket),
-            polled: self.polled,
-        };
+    fn open_guest(&mut self, options: VhostUserOptions<'_>) -> Result<OpenDevice, DeviceError> {
+        let socket = &options.socket.display().to_string();
         let VhostUserPort { facts, queues, control } =
             vhost_user::open(self.memory.region(), options)?;
         self.pods.insert(socket.to_owned(), PodHold::VhostUser(control));
@@ -181,7 +169,18 @@ impl Devices for NodeDevices {
     fn open_pod(&mut self, device: &PodDevice) -> Result<OpenDevice, DeviceError> {
         match device {
             PodDevice::Link(interface) => self.open_link(interface),
-            PodDevice::VhostUser { socket, mode, mtu } => self.open_guest(socket, *mode, *mtu),
+            PodDevice::VhostUser { socket, mode, owner, pairs, mtu } => {
+                self.open_guest(VhostUserOptions {
+                    socket: std::path::Path::new(socket),
+                    mode: *mode,
+                    owner: *owner,
+                    pairs: *pairs,
+                    queues: self.workers,
+                    mtu: *mtu,
+                    mac: local_mac(socket),
+                    polled: self.polled,
+                })
+            }
         }
     }
 

@@ -97,6 +97,7 @@ pub fn attachment(sandbox: &str) -> v1::Attachment {
         mac: "02:42:0a:0a:01:02".into(),
         mtu: 1450,
         sandbox: sandbox.into(),
+        socket_path: String::new(),
     };
     let ip = |address: &str, gateway: &str| v1::Ip {
         address: address.into(),

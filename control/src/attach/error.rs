@@ -8,6 +8,7 @@ use seine_cni::Code;
 use crate::attachments::{AttachmentKey, RecordError};
 use crate::datapath_session::SessionError;
 use crate::ipam::LeaseError;
+use crate::model::PortRequestError;
 use crate::namespace::NamespaceError;
 use crate::netlink::NetlinkError;
 
@@ -57,6 +58,38 @@ pub enum AttachError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The Pod asks for a port that cannot be.
+    #[error(transparent)]
+    PortRequest(#[from] PortRequestError),
+    /// A UID that cannot be a part of a path.
+    #[error("the Pod's UID `{0}` is not 1 to 64 letters, digits and `-`")]
+    PodUid(String),
+    /// No unix socket can have such a path.
+    #[error("the socket `{}` would have a path of {bytes} bytes, and {max} is the most", .path.display())]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The most that fits.
+        max: usize,
+    },
+    /// Another attachment has the Pod's folder.
+    #[error("the socket `{}` belongs to another attachment", .0.display())]
+    SocketTaken(PathBuf),
+    /// Somebody else could change what is in it.
+    #[error("`{}` is not ours alone: it must belong to our user, writable by nobody else", .0.display())]
+    NotOurs(PathBuf),
+    /// A folder of a socket.
+    #[error("cannot {action} `{}`: {source}", .path.display())]
+    Folder {
+        /// "make", "remove".
+        action: &'static str,
+        /// What.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The datapath refused.
     #[error("{0}")]
     Datapath(SessionError),
@@ -99,9 +132,14 @@ impl AttachError {
             Self::DatapathAway(_) | Self::NotReady(_) => Code::TryAgainLater,
             Self::Exhausted(_) => Code::NoAddressLeft,
             Self::Exists(_) | Self::InterfaceExists(_) => Code::InterfaceTaken,
-            Self::NameTaken(_) => Code::PortNameTaken,
+            Self::NameTaken(_) | Self::SocketTaken(_) => Code::PortNameTaken,
+            Self::PortRequest(_) | Self::PodUid(_) | Self::SocketPath { .. } => Code::PortRefused,
             Self::Record(_) => Code::RecordFailed,
-            Self::Kernel(_) | Self::Setting { .. } | Self::Namespace(_) => Code::KernelRefused,
+            Self::Kernel(_)
+            | Self::Setting { .. }
+            | Self::Namespace(_)
+            | Self::NotOurs(_)
+            | Self::Folder { .. } => Code::KernelRefused,
             Self::Datapath(_) => Code::DatapathRefused,
             Self::Differs(_) => Code::CheckFailed,
         }
@@ -127,6 +165,12 @@ impl AttachError {
             Self::NameTaken(_) => "DEL the other attachment, or use another container id",
             Self::Exhausted(_) => "delete Pods of this node, or give the Node a larger podCIDR",
             Self::Record(_) => "see the state_dir of seine-agent: is its disk full or read-only?",
+            Self::PortRequest(_) => "change the Pod's annotation, or take it away",
+            Self::PodUid(_) => "the runtime gives it in CNI_ARGS as K8S_POD_UID",
+            Self::SocketPath { .. } => "set a shorter vhostUser.socketDir for seine-agent",
+            Self::SocketTaken(_) => "wait until the Pod's former sandbox has had its DEL",
+            Self::NotOurs(_) => "give seine-agent a vhostUser.socketDir of its own",
+            Self::Folder { .. } => "see vhostUser.socketDir of seine-agent: is it writable?",
             Self::Kernel(_) | Self::Setting { .. } => "see the log of seine-agent",
             Self::Datapath(_) => "see the log of seine-datapath",
             Self::Differs(_) => "delete the Pod; its next ADD makes everything anew",

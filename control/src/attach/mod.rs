@@ -8,6 +8,9 @@
 
 mod error;
 mod pod_link;
+mod reservation;
+mod restore;
+mod socket_folder;
 mod turns;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +22,8 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::attachments::{Attachment, AttachmentKey, Attachments};
-use crate::compile::{LocalNode, endpoint};
+use crate::compile::{LocalNode, port};
+use crate::configuration::VhostUserSettings;
 use crate::datapath_session::{Session, SessionError, SessionState};
 use crate::model::{Mac, PodName};
 use crate::namespace::Namespace;
@@ -27,6 +31,7 @@ use crate::tables::Tables;
 pub use error::AttachError;
 pub use pod_link::{Expected, PodAddress};
 use pod_link::{PodLink, PodRoute};
+use reservation::port_name;
 use turns::Turns;
 
 /// Links made or deleted at one time. The kernel does one at a time under its lock; a few more
@@ -40,6 +45,8 @@ pub struct Facts {
     pub local: LocalNode,
     /// Queues that every link has: one for each worker.
     pub queues: u32,
+    /// Bytes of the largest packet that the datapath has frames for.
+    pub mtu_max: u32,
     /// Where host ends are born.
     pub ports: Namespace,
 }
@@ -53,6 +60,10 @@ pub struct Request {
     pub netns: PathBuf,
     /// The Pod, when the runtime names it.
     pub pod: Option<PodName>,
+    /// The Pod's UID; empty when the runtime does not tell it.
+    pub pod_uid: String,
+    /// The name of the network.
+    pub network: String,
 }
 
 /// What an ADD has made.
@@ -60,7 +71,7 @@ pub struct Request {
 pub struct Attached {
     /// As recorded.
     pub attachment: Attachment,
-    /// Of the host end.
+    /// Of the host end, where there is one.
     pub host_mac: Option<Mac>,
     /// Addresses with their gateways.
     pub addresses: Vec<PodAddress>,
@@ -74,6 +85,7 @@ pub struct Attacher {
     facts: watch::Receiver<Option<Arc<Facts>>>,
     /// The agent's own namespace, which no Pod may have.
     own: Namespace,
+    vhost_user: VhostUserSettings,
     turns: Turns<AttachmentKey>,
     links: Semaphore,
 }
@@ -86,9 +98,11 @@ impl Attacher {
         attachments: Arc<Attachments>,
         facts: watch::Receiver<Option<Arc<Facts>>>,
         own: Namespace,
+        vhost_user: VhostUserSettings,
     ) -> Self {
         let links = Semaphore::new(LINKS_AT_ONCE_MAX);
-        Self { session, tables, attachments, facts, own, turns: Turns::default(), links }
+        let turns = Turns::default();
+        Self { session, tables, attachments, facts, own, vhost_user, turns, links }
     }
 
     /// Attaches one interface.
@@ -104,7 +118,8 @@ impl Attacher {
             info!(key = %request.key, "removing what is left of an earlier attachment");
             self.detach(&before).await?;
         }
-        let attachment = self.reserve(&request, &facts)?;
+        let wish = self.wish(&request, &facts).await?;
+        let attachment = self.reserve(&request, &facts, &wish)?;
         match self.install(&attachment, &facts, pod).await {
             Ok(attached) => {
                 info!(key = %request.key, endpoint = attachment.endpoint, port = attachment.port,
@@ -145,11 +160,19 @@ impl Attacher {
             .ok_or_else(|| AttachError::Differs(format!("{} has no lease", request.key)))?;
         let pod = self.pod_namespace(&request.netns)?;
         let expected = expected.with(&attachment);
-        let interface = request.key.interface.clone();
-        pod.run(move || pod_link::compare(&interface, &expected)).await??;
         let facts = self.ready()?;
-        let port = attachment.port.clone();
-        facts.ports.run(move || pod_link::compare_host_end(&port)).await??;
+        match attachment.vhost_user() {
+            Some(guest) => {
+                expected.compare_record(&attachment)?;
+                socket_folder::compare(guest)?;
+            }
+            None => {
+                let interface = request.key.interface.clone();
+                pod.run(move || pod_link::compare(&interface, &expected)).await??;
+                let port = attachment.port.clone();
+                facts.ports.run(move || pod_link::compare_host_end(&port)).await??;
+            }
+        }
         let ports = self.session.list_ports().await?;
         let open = ports.iter().find(|port| port.name == attachment.port);
         match open {
@@ -157,6 +180,10 @@ impl Attacher {
             Some(port) if port.endpoint != attachment.endpoint => Err(AttachError::Differs(
                 format!("the port {} has no endpoint {}", port.name, attachment.endpoint),
             )),
+            // A guest has broken the rules of its rings: only a new port helps it.
+            Some(port) if attachment.vhost_user().is_some() && !port.fault.is_empty() => {
+                Err(AttachError::Differs(format!("the port {} is down: {}", port.name, port.fault)))
+            }
             Some(_) => Ok(()),
         }
     }
@@ -168,54 +195,6 @@ impl Attacher {
             Some(range) => Err(AttachError::Exhausted(range)),
             None => Ok(()),
         }
-    }
-
-    /// Brings back what was attached before the agent started: everything whose link still
-    /// exists. A link lives exactly as long as both its namespaces, so one that is gone took the
-    /// Pod's interface with it, and its address can be used by nobody; that the Pod is not (yet)
-    /// among the manifests proves nothing and is no reason. Links of ours without a record are
-    /// what a crash left before their address was recorded: no runtime was told of them.
-    pub async fn restore(&self, ports: &Namespace) -> Result<(), AttachError> {
-        let links = ports.run(pod_link::host_ends).await??;
-        for link in &links {
-            if !self.attachments.any(|attachment| attachment.port == *link) {
-                info!(link, "deleting a link that no attachment is recorded for");
-                self.delete_link_in(ports, link).await?;
-            }
-        }
-        for attachment in self.attachments.list() {
-            let _turn = self.turns.take(&attachment.key).await;
-            let Some(attachment) = self.attachments.find(&attachment.key) else {
-                continue;
-            };
-            if attachment.detaching {
-                continue;
-            }
-            if links.contains(&attachment.port) {
-                self.session.desire(endpoint(&attachment), &attachment.port);
-                self.tables.restore(&attachment);
-            } else {
-                info!(key = %attachment.key, endpoint = attachment.endpoint,
-                    "its link is gone; the address is free once the datapath has forgotten it");
-                self.attachments.mark_detaching(&attachment.key);
-            }
-        }
-        self.attachments.set_ports_namespace(ports.path());
-        self.attachments.persist().await?;
-        Ok(())
-    }
-
-    /// Frees what was deleted while the datapath was away. To be called when a full
-    /// synchronisation is in force: it has pruned every endpoint that is not desired.
-    pub async fn finish_detaching(&self) -> Result<(), AttachError> {
-        for attachment in self.attachments.list() {
-            let _turn = self.turns.take(&attachment.key).await;
-            match self.attachments.find(&attachment.key) {
-                Some(attachment) if attachment.detaching => self.detach(&attachment).await?,
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     fn ready(&self) -> Result<Arc<Facts>, AttachError> {
@@ -243,34 +222,11 @@ impl Attacher {
         attachment: &Attachment,
         pod: &Namespace,
     ) -> Result<bool, AttachError> {
+        if let Some(guest) = attachment.vhost_user() {
+            return Ok(socket_folder::exists(guest));
+        }
         let interface = attachment.key.interface.clone();
         Ok(pod.run(move || pod_link::exists(&interface)).await??)
-    }
-
-    fn reserve(&self, request: &Request, facts: &Facts) -> Result<Attachment, AttachError> {
-        let port = port_name(&request.key);
-        if self.attachments.any(|attachment| attachment.port == port) {
-            return Err(AttachError::NameTaken(port));
-        }
-        let mut name = match &request.pod {
-            Some(pod) => format!("{pod}/{}", request.key.interface),
-            None => format!("_/{}/{}", request.key.container_id, request.key.interface),
-        };
-        // A Pod's next sandbox may come before the last one is deleted; each keeps its own name.
-        if self.attachments.any(|attachment| attachment.endpoint == name) {
-            name = format!("{name}@{port}");
-        }
-        Ok(self.attachments.reserve(|addresses| Attachment {
-            key: request.key.clone(),
-            netns: request.netns.clone(),
-            pod: request.pod.clone(),
-            endpoint: name,
-            port,
-            mac: Mac::of_pod(addresses.first().map_or([0; 4].into(), IpNet::addr)),
-            addresses,
-            mtu: facts.local.tunnel_mtu,
-            detaching: false,
-        })?)
     }
 
     async fn install(
@@ -287,23 +243,20 @@ impl Attacher {
                 gateway: crate::ipam::gateway_of(address.trunc()),
             })
             .collect();
-        let link = PodLink {
-            port: attachment.port.clone(),
-            interface: attachment.key.interface.clone(),
-            mac: attachment.mac,
-            mtu: attachment.mtu,
-            queues: facts.queues,
-            addresses: addresses.clone(),
-        };
         // The record reaches the disk while link and port are made; only the endpoint, which lets
         // packets with the address pass, waits for it.
         let start = Instant::now();
         let made = async {
-            let permit = self.links.acquire().await;
-            let host_mac = facts.ports.run(move || pod_link::make(&link, &pod)).await??;
-            drop(permit);
+            let host_mac = match attachment.vhost_user() {
+                None => self.make_link(attachment, facts, pod, &addresses).await?,
+                Some(guest) => {
+                    socket_folder::make(attachment, guest, &addresses)?;
+                    pod.run(pod_link::raise_loopback).await??;
+                    None
+                }
+            };
             let link_time = start.elapsed();
-            self.session.open_port(&attachment.port).await?;
+            self.session.open_port(port(attachment)).await?;
             Ok::<_, AttachError>((host_mac, link_time, start.elapsed()))
         };
         let recorded = async {
@@ -319,11 +272,33 @@ impl Attacher {
         Ok(Attached { attachment: attachment.clone(), host_mac, addresses })
     }
 
+    async fn make_link(
+        &self,
+        attachment: &Attachment,
+        facts: &Facts,
+        pod: Namespace,
+        addresses: &[PodAddress],
+    ) -> Result<Option<Mac>, AttachError> {
+        let link = PodLink {
+            port: attachment.port.clone(),
+            interface: attachment.key.interface.clone(),
+            mac: attachment.mac,
+            mtu: attachment.mtu,
+            queues: facts.queues,
+            addresses: addresses.to_vec(),
+        };
+        let _permit = self.links.acquire().await;
+        facts.ports.run(move || pod_link::make(&link, &pod)).await?
+    }
+
     /// Takes everything of an attachment away, in the order that keeps its address safe.
     async fn detach(&self, attachment: &Attachment) -> Result<(), AttachError> {
         let forgotten = self.tables.detach(attachment).await;
         let closed = self.session.close_port(&attachment.port).await;
-        self.delete_link(&attachment.port).await?;
+        match attachment.vhost_user() {
+            None => self.delete_link(&attachment.port).await?,
+            Some(guest) => socket_folder::remove(guest)?,
+        }
         match forgotten.and(closed) {
             Ok(()) => self.attachments.remove(&attachment.key),
             Err(SessionError::Away(_)) => self.attachments.mark_detaching(&attachment.key),
@@ -360,35 +335,4 @@ pub fn default_routes(addresses: &[PodAddress]) -> Vec<(IpNet, std::net::IpAddr)
         .map(|address| PodRoute::default_through(address.gateway))
         .map(|route| (route.destination, route.gateway))
         .collect()
-}
-
-/// The name of an attachment's host end and port: unique on the node, and the same every time.
-fn port_name(key: &AttachmentKey) -> String {
-    // FNV-1a, 64 bit: it only has to spread; a collision is refused by name.
-    let bytes = key.container_id.bytes().chain([0]).chain(key.interface.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{}{:014x}", pod_link::PORT_PREFIX, hash & 0x00ff_ffff_ffff_ffff)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn port_names_fit_an_interface_and_differ_by_container_and_interface() {
-        let name = |container: &str, interface: &str| {
-            port_name(&AttachmentKey {
-                container_id: container.into(),
-                interface: interface.into(),
-            })
-        };
-        assert_eq!(name("a", "eth0").len(), 15);
-        assert_eq!(name("a", "eth0"), name("a", "eth0"));
-        assert_ne!(name("a", "eth0"), name("a", "eth1"));
-        assert_ne!(name("ab", "c"), name("a", "bc"));
-        assert!(pod_link::is_port_name(&name("a", "eth0")));
-        assert!(!pod_link::is_port_name("veth0"));
-    }
 }

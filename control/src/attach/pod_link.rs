@@ -91,9 +91,7 @@ pub(super) fn make(link: &PodLink, pod: &Namespace) -> Result<Option<Mac>, Attac
         set(&link.interface, "accept_dad", "0")?;
         set(&link.interface, "accept_ra", "0")?;
     }
-    if let Some(loopback) = far.link("lo")? {
-        far.set_up(loopback.index, None)?;
-    }
+    raise(&mut far, "lo")?;
     far.set_up(own.index, None)?;
     for address in &link.addresses {
         far.add_address(own.index, address.address)?;
@@ -111,6 +109,19 @@ pub(super) fn make(link: &PodLink, pod: &Namespace) -> Result<Option<Mac>, Attac
         })?;
     }
     Ok(host.mac)
+}
+
+/// Sets the loopback up in the calling thread's namespace: all of the kernel's network that a Pod
+/// without an interface has.
+pub(super) fn raise_loopback() -> Result<(), AttachError> {
+    Ok(raise(&mut Netlink::open()?, "lo")?)
+}
+
+fn raise(netlink: &mut Netlink, interface: &str) -> Result<(), NetlinkError> {
+    match netlink.link(interface)? {
+        Some(link) => netlink.set_up(link.index, None),
+        None => Ok(()),
+    }
 }
 
 fn add_veth(
@@ -179,6 +190,21 @@ impl Expected {
         self.addresses.extend(&attachment.addresses);
         self.mac = self.mac.or(Some(attachment.mac));
         self
+    }
+
+    /// Compares with our own record alone: the Pod has no interface that could differ.
+    pub(super) fn compare_record(&self, attachment: &Attachment) -> Result<(), AttachError> {
+        let interface = &attachment.key.interface;
+        if self.mac != Some(attachment.mac) {
+            let differs = format!("the MAC of {interface} is {}", attachment.mac);
+            return Err(AttachError::Differs(differs));
+        }
+        match self.addresses.iter().find(|it| !attachment.addresses.contains(it)) {
+            Some(wanted) => {
+                Err(AttachError::Differs(format!("{interface} has no address {wanted}")))
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -11,8 +11,10 @@ use tokio::sync::watch;
 use super::{Contents, RecordError};
 use crate::durable;
 
-/// The version of the file that this code reads and writes.
-pub(super) const VERSION: u32 = 1;
+/// The version of the file that this code writes.
+pub(super) const VERSION: u32 = 2;
+/// The oldest that it reads: one without kinds of ports, networks and interface indexes.
+const VERSION_MIN: u32 = 1;
 
 /// Makes `folder` if need be and holds it against a second agent. Returns the lock and the path
 /// of the record.
@@ -46,8 +48,9 @@ pub(super) fn read(path: &Path) -> Result<Contents, RecordError> {
     let damaged = |reason: String| RecordError::Damaged { path: path.to_owned(), reason };
     let contents: Contents =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    if contents.version != VERSION {
-        return Err(damaged(format!("version {} instead of {VERSION}", contents.version)));
+    if !(VERSION_MIN..=VERSION).contains(&contents.version) {
+        let version = contents.version;
+        return Err(damaged(format!("version {version} instead of {VERSION_MIN} to {VERSION}")));
     }
     Ok(contents)
 }

@@ -14,6 +14,10 @@ fn describe(container: &str) -> impl FnOnce(Vec<IpNet>) -> Attachment {
         key: AttachmentKey { container_id, interface: "eth0".into() },
         addresses,
         mtu: 1450,
+        device: Device::default(),
+        network: "seine".into(),
+        network_id: 0,
+        interface_index: 0,
         detaching: false,
     }
 }
@@ -67,7 +71,7 @@ fn a_second_agent_and_a_damaged_file_are_refused() {
     assert!(matches!(Attachments::open(folder.path()), Err(RecordError::Damaged { .. })));
     std::fs::write(
         folder.path().join("attachments.json"),
-        br#"{"version": 2, "ports_namespace": null, "next_addresses": [], "attachments": []}"#,
+        br#"{"version": 3, "ports_namespace": null, "next_addresses": [], "attachments": []}"#,
     )
     .unwrap();
     assert!(matches!(Attachments::open(folder.path()), Err(RecordError::Damaged { .. })));
@@ -102,4 +106,44 @@ fn an_exhausted_family_gives_back_what_the_other_had_leased() {
     assert_eq!(leased, 4);
     let mut pool = state.pools[0].clone();
     assert!(!pool.release("10.0.0.4".parse().unwrap()), "10.0.0.4 was given back");
+}
+
+#[test]
+fn a_record_of_version_1_is_read_and_its_pods_have_interfaces() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = r#"{"version": 1, "ports_namespace": "/run/netns/p", "next_addresses": [],
+        "attachments": [{"container_id": "a", "interface": "eth0", "netns": "/run/netns/x",
+        "pod": {"namespace": "default", "name": "web"}, "endpoint": "default/web/eth0",
+        "port": "v1", "mac": "02:04:0a:00:00:02", "addresses": ["10.0.0.2/24"], "mtu": 1450,
+        "detaching": false}]}"#;
+    std::fs::write(folder.path().join("attachments.json"), record).unwrap();
+    let attachments = Attachments::open(folder.path()).unwrap();
+    let [old] = attachments.list().try_into().unwrap();
+    assert_eq!((old.device, old.network_id, old.interface_index), (Device::Veth, 0, 0));
+    assert_eq!(attachments.next_index("a"), 1);
+    assert_eq!(attachments.next_index("b"), 0);
+}
+
+#[tokio::test]
+async fn a_driver_in_user_space_is_recorded_with_its_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let guest = VhostUser {
+        socket: "/run/seine/pods/x/eth0/vhost.sock".into(),
+        mode: SocketMode::Client,
+        queues: 2,
+        user: 107,
+        group: 108,
+    };
+    {
+        let attachments = Attachments::open(folder.path()).unwrap();
+        attachments.set_ranges(&ranges(&["10.0.0.0/24"])).unwrap();
+        let device = Device::VhostUser(guest.clone());
+        let describe =
+            |addresses| Attachment { device, interface_index: 3, ..describe("a")(addresses) };
+        attachments.reserve(describe).unwrap();
+        attachments.persist().await.unwrap();
+    }
+    let attachments = Attachments::open(folder.path()).unwrap();
+    let [read] = attachments.list().try_into().unwrap();
+    assert_eq!((read.vhost_user(), read.interface_index), (Some(&guest), 3));
 }

@@ -35,6 +35,7 @@ impl Attached {
             addresses: Vec::new(),
             service_account: String::new(),
             ports: Vec::new(),
+            port_annotations: BTreeMap::new(),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Pods that are attached to this node become endpoints.
+//! Pods that are attached to this node become ports and endpoints.
 
 use seine_datapath_api::v1;
 
-use crate::attachments::Attachment;
+use crate::attachments::{Attachment, Device};
+use crate::model::SocketMode;
 
 /// The endpoint of an attachment.
 pub fn endpoint(attachment: &Attachment) -> v1::Object {
@@ -15,4 +16,28 @@ pub fn endpoint(attachment: &Attachment) -> v1::Object {
             mtu: attachment.mtu,
         })),
     }
+}
+
+/// How the port of an attachment is opened; the session is filled in by who asks.
+pub fn port(attachment: &Attachment) -> v1::OpenPortRequest {
+    let name = attachment.port.clone();
+    let (interface, vhost_user) = match &attachment.device {
+        Device::Veth => (name.clone(), None),
+        Device::VhostUser(guest) => {
+            let mode = match guest.mode {
+                SocketMode::Server => v1::vhost_user::Mode::Server,
+                SocketMode::Client => v1::vhost_user::Mode::Client,
+            };
+            let guest = v1::VhostUser {
+                socket: guest.socket.display().to_string(),
+                mode: mode.into(),
+                mtu: attachment.mtu,
+                queues: guest.queues,
+                socket_user: guest.user,
+                socket_group: guest.group,
+            };
+            (String::new(), Some(guest))
+        }
+    };
+    v1::OpenPortRequest { session: 0, name, interface, vhost_user }
 }

@@ -80,6 +80,7 @@ pub(super) fn pod(name: &str, address: &str) -> Pod {
         addresses: vec![address.parse().unwrap()],
         service_account: "default".to_owned(),
         ports: vec![ContainerPort { name: "http".into(), protocol: Protocol::Tcp, port: 80 }],
+        port_annotations: BTreeMap::new(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! that denies all of whom it applies to; where whom it applies to is itself at fault, nothing is
 //! left out, and what was in force stays.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use seine_datapath_api::v1;
 
@@ -14,7 +14,8 @@ use crate::compile::{Difference, ObjectKey, Objects, difference, identify, names
 #[derive(Default)]
 pub(super) struct Desired {
     objects: Objects,
-    pub(super) ports: BTreeSet<String>,
+    /// By name; how each is opened.
+    pub(super) ports: BTreeMap<String, v1::OpenPortRequest>,
     /// Rises with every change that somebody makes.
     version: u64,
     /// What the datapath did not take: it is not sent again before it changes.
@@ -39,10 +40,10 @@ impl Desired {
         &self.objects
     }
 
-    pub(super) fn add(&mut self, endpoint: v1::Object, port: &str) {
+    pub(super) fn add(&mut self, endpoint: v1::Object, port: v1::OpenPortRequest) {
         self.version += 1;
         self.objects.insert(identify(&endpoint), endpoint);
-        self.ports.insert(port.into());
+        self.ports.insert(port.name.clone(), port);
     }
 
     pub(super) fn apply(&mut self, difference: &mut Difference) {

@@ -4,6 +4,7 @@
 mod mac;
 mod object;
 mod policy;
+mod port;
 mod selector;
 mod service;
 
@@ -18,6 +19,9 @@ pub use policy::{
     DEFAULT_TIER, Group, GroupName, IpBlock, NamespaceScope, Peer, PodSelector, Policy, PolicyKind,
     PolicyName, PolicyRule, Port, Protocol, RuleAction, STATIC_TIERS, Subject, Tier, TierOf,
     Traffic,
+};
+pub use port::{
+    PORT_ANNOTATIONS, PortKind, PortLimits, PortRequest, PortRequestError, QUEUES_MAX, SocketMode,
 };
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort};
@@ -104,6 +108,8 @@ pub struct Pod {
     pub service_account: String,
     /// The ports that its containers declare.
     pub ports: Vec<ContainerPort>,
+    /// What it asks of its port, see [`PortRequest`]: annotations without [`PORT_ANNOTATIONS`].
+    pub port_annotations: BTreeMap<String, String>,
 }
 
 /// A port that a container declares.

@@ -3,6 +3,7 @@
 
 mod node;
 mod policies;
+mod vhost_user;
 
 use std::collections::BTreeSet;
 use std::time::Instant;

@@ -120,7 +120,8 @@ impl Guest {
 
 fn open(session: u64, socket: &Path, mode: v1::vhost_user::Mode) -> v1::OpenPortRequest {
     let socket = socket.display().to_string();
-    let vhost_user = Some(v1::VhostUser { socket, mode: mode.into(), mtu: 1450 });
+    let (mode, mtu) = (mode.into(), 1450);
+    let vhost_user = Some(v1::VhostUser { socket, mode, mtu, ..v1::VhostUser::default() });
     v1::OpenPortRequest { session, name: "pod2".into(), interface: String::new(), vhost_user }
 }
 
@@ -252,6 +253,8 @@ async fn a_vhost_user_port_is_refused_by_name() {
         v1::OpenPortRequest { interface: "pod2".into(), ..open(session, &socket, Mode::Server) };
     let mut large = open(session, &socket, Mode::Server);
     large.vhost_user.as_mut().unwrap().mtu = 9000;
+    let mut many = open(session, &socket, Mode::Server);
+    many.vhost_user.as_mut().unwrap().queues = 17;
     let nowhere = folder.path().join("absent").join("pod2.sock");
     for (request, code) in [
         (open(session, &socket, Mode::Unspecified), Code::InvalidArgument),
@@ -261,6 +264,7 @@ async fn a_vhost_user_port_is_refused_by_name() {
         (open(session, &nowhere, Mode::Server), Code::FailedPrecondition),
         (open(session, folder.path(), Mode::Server), Code::FailedPrecondition),
         (both, Code::InvalidArgument),
+        (many, Code::InvalidArgument),
         (large, Code::FailedPrecondition),
     ] {
         let refused = node.client.open_port(request).await.unwrap_err();
@@ -273,4 +277,47 @@ async fn a_vhost_user_port_is_refused_by_name() {
     drop(listener);
     let request = open(session, &socket, Mode::Server);
     node.client.open_port(request).await.expect("a socket that nobody listens at is replaced");
+}
+
+#[tokio::test]
+async fn a_socket_is_its_owners_and_a_link_is_none() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use v1::vhost_user::Mode;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("pod2.sock");
+    let mut node = Node::start().await;
+    let session = node.hello().await;
+    // One's own can be had without any right.
+    let (user, group) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let group = if group == 0 { 1 } else { group };
+    let mut request = open(session, &socket, Mode::Server);
+    let wanted = request.vhost_user.as_mut().unwrap();
+    (wanted.socket_user, wanted.socket_group, wanted.queues) = (user, group, 1);
+    node.client.open_port(request).await.unwrap();
+    let facts = std::fs::symlink_metadata(&socket).unwrap();
+    assert_eq!((facts.uid(), facts.gid()), (user, group));
+    assert_eq!(facts.permissions().mode() & 0o777, 0o660);
+    let mut talk = FrontEnd::new(UnixStream::connect(&socket).unwrap());
+    talk.agree(FEATURES).unwrap();
+    assert_eq!(talk.ask(request::GET_QUEUE_NUM, &[]), Some(1));
+
+    let (true_name, link) = (folder.path().join("true.sock"), folder.path().join("link.sock"));
+    let listener = std::os::unix::net::UnixListener::bind(&true_name).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::os::unix::fs::symlink(&true_name, &link).unwrap();
+    let named = |name: &str, path| v1::OpenPortRequest {
+        name: name.into(),
+        ..open(session, path, Mode::Client)
+    };
+    node.client.open_port(named("pod3", &link)).await.unwrap();
+    // As long as several attempts take: the other port, opened behind it, comes through.
+    node.client.open_port(named("pod4", &true_name)).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.extend(listener.accept().ok());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(held.len(), 1, "one by its name, none by the link");
+    assert_eq!(node.ports().await["pod3"].attach_mode, "waiting");
 }

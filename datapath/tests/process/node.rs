@@ -111,11 +111,13 @@ impl Devices for MemoryDevices {
 
     fn open_pod(&mut self, device: &PodDevice) -> Result<OpenDevice, DeviceError> {
         let interface = device.name();
-        if let PodDevice::VhostUser { socket, mode, mtu } = device {
+        if let PodDevice::VhostUser { socket, mode, owner, pairs, mtu } = device {
             let (socket, mac) = (Path::new(socket), Mac([2, 0, 0, 0, 0xff, 2]));
             let options = VhostUserOptions {
                 socket,
                 mode: *mode,
+                owner: *owner,
+                pairs: *pairs,
                 queues: WORKERS,
                 mtu: *mtu,
                 mac,

@@ -29,6 +29,7 @@ mod reach;
 mod restart;
 mod seat;
 mod service;
+mod socket;
 mod startup;
 
 /// So many tests together send enough for a sample.
@@ -100,6 +101,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         host::CASES,
         modes::CASES,
         service::CASES,
+        socket::CASES,
         exposed::CASES,
         endpoint::CASES,
         denial::CASES,

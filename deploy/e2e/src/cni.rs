@@ -59,7 +59,7 @@ pub struct Answer {
 pub struct Attachment {
     /// The result itself, for CHECK and DEL.
     pub result: Value,
-    /// The host's end of the link.
+    /// The host's end of the link; empty where there is none.
     pub host_interface: String,
     /// MAC of the container's interface.
     pub mac: String,
@@ -180,12 +180,12 @@ fn attachment(result: &Value) -> Option<Attachment> {
     let interfaces = result["interfaces"].as_array()?;
     let sandboxed = |it: &&Value| it["sandbox"].as_str().is_some_and(|path| !path.is_empty());
     let container = interfaces.iter().find(sandboxed)?;
-    let host = interfaces.iter().find(|it| !sandboxed(it))?;
+    let host = interfaces.iter().find(|it| !sandboxed(it)).map(|it| it["name"].as_str());
     let ips = result["ips"].as_array()?;
     let addresses: Option<Vec<IpNet>> =
         ips.iter().map(|ip| ip["address"].as_str()?.parse().ok()).collect();
     Some(Attachment {
-        host_interface: host["name"].as_str()?.to_owned(),
+        host_interface: host.flatten().unwrap_or_default().to_owned(),
         mac: container["mac"].as_str()?.to_owned(),
         addresses: addresses?,
         result: result.clone(),

@@ -21,6 +21,7 @@ pub mod decided;
 pub mod demo;
 pub mod failure;
 pub mod frames;
+pub mod front_end;
 pub mod journal;
 pub mod machine;
 pub mod manifest;

@@ -134,7 +134,9 @@ impl Node {
              state_dir = \"{directory}/state\"\n\
              {modes}\
              [auditLogging]\n\
-             file = \"{directory}/np.log\"\n",
+             file = \"{directory}/np.log\"\n\
+             [vhostUser]\n\
+             socketDir = \"{directory}/pods\"\n",
             self.name(),
             manifests.display(),
         )

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
 use super::{Wrong, each, selector, traffic};
-use crate::model::{ContainerPort, Namespace, Node, Pod, PodName};
+use crate::model::{ContainerPort, Namespace, Node, PORT_ANNOTATIONS, Pod, PodName};
 
 /// The label that Kubernetes itself puts on every namespace.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -102,7 +102,12 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Wrong> {
             );
         }
     }
+    let annotations = pod.metadata.annotations.unwrap_or_default();
+    let of_port = |(name, value): (String, String)| {
+        name.strip_prefix(PORT_ANNOTATIONS).map(|name| (name.to_owned(), value))
+    };
     Ok(Pod {
+        port_annotations: annotations.into_iter().filter_map(of_port).collect(),
         name: PodName { namespace, name },
         labels: pod.metadata.labels.unwrap_or_default(),
         node: spec.node_name.filter(|name| !name.is_empty()),

@@ -35,6 +35,8 @@ struct Books {
     revision: u64,
     objects: Objects,
     ports: BTreeMap<String, u32>,
+    /// Those of them with a guest.
+    guests: BTreeMap<String, v1::VhostUser>,
     transactions: u32,
     full: u32,
     fault: Option<Fault>,
@@ -130,6 +132,11 @@ impl FakeDatapath {
 
     pub fn ports(&self) -> Vec<String> {
         self.books().ports.keys().cloned().collect()
+    }
+
+    /// How a guest's port was opened.
+    pub fn guest(&self, port: &str) -> Option<v1::VhostUser> {
+        self.books().guests.get(port).cloned()
     }
 
     /// Opens a port behind the agent's back.
@@ -280,6 +287,21 @@ impl Datapath for Server {
         request: Request<v1::OpenPortRequest>,
     ) -> Result<Response<v1::Port>, Status> {
         let request = request.into_inner();
+        if let Some(guest) = request.vhost_user.clone() {
+            let mut books = self.books.lock().unwrap();
+            books.check_session(request.session)?;
+            if books.fault == Some(Fault::OpenPort) {
+                return Err(Status::resource_exhausted("no frame memory is left"));
+            }
+            if guest.mode() == v1::vhost_user::Mode::Server {
+                let _ = std::fs::remove_file(&guest.socket);
+                // Its file stays when nobody listens any more.
+                std::os::unix::net::UnixListener::bind(&guest.socket).unwrap();
+            }
+            books.guests.insert(request.name.clone(), guest);
+            books.ports.insert(request.name.clone(), 0);
+            return Ok(Response::new(v1::Port { name: request.name, ..v1::Port::default() }));
+        }
         let namespace = Namespace::open(&self.ports_namespace).unwrap();
         let link = Netlink::open_in(&namespace).unwrap().link(&request.interface).unwrap();
         let mut books = self.books.lock().unwrap();
@@ -303,6 +325,9 @@ impl Datapath for Server {
         let mut books = self.books.lock().unwrap();
         books.check_session(request.session)?;
         let closed = books.ports.remove(&request.name).is_some();
+        if let Some(guest) = books.guests.remove(&request.name) {
+            let _ = std::fs::remove_file(&guest.socket);
+        }
         Ok(Response::new(v1::ClosePortReply { closed }))
     }
 

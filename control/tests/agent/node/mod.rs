@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use seine_cni::v1;
 use seine_cni::v1::cni_client::CniClient;
 use seine_control::agent;
-use seine_control::configuration::{AuditLogging, Configuration};
+use seine_control::configuration::{AuditLogging, Configuration, VhostUserSettings};
 use seine_control::namespace::Namespace;
 use seine_control::netlink::{Link, Netlink, Route};
 use tokio::sync::oneshot;
@@ -125,9 +125,12 @@ impl Drop for RunningAgent {
 }
 
 impl Node {
-    /// A node whose agent serves.
+    /// A node whose agent serves, and knows the Pods that most tests attach.
     pub async fn start() -> Self {
-        let node = Self::prepare(NODES);
+        let names = (0..20).map(|number| format!("c{number}"));
+        let names = names.chain(["stays", "goes", "next"].map(String::from));
+        let pods: String = names.map(|name| format!("---\n{}", pod(&name, "{}"))).collect();
+        let node = Self::prepare(&format!("{NODES}{pods}"));
         node.ready().await;
         node
     }
@@ -164,6 +167,10 @@ impl Node {
             audit_logging: AuditLogging {
                 file: folder.path().join("log/np.log"),
                 ..AuditLogging::default()
+            },
+            vhost_user: VhostUserSettings {
+                socket_dir: folder.path().join("pods"),
+                ..VhostUserSettings::default()
             },
             ..Configuration::default()
         };
@@ -273,6 +280,8 @@ impl Node {
         assert_eq!(self.recorded(), Vec::<serde_json::Value>::new());
         assert_eq!(self.datapath.endpoints(), Vec::<String>::new());
         assert_eq!(self.datapath.ports(), Vec::<String>::new());
+        let folders = std::fs::read_dir(&self.configuration.vhost_user.socket_dir);
+        assert_eq!(folders.map_or(0, Iterator::count), 0, "a Pod's folder is left");
     }
 
     pub fn write_manifest(&self, name: &str, text: &str) {
@@ -280,6 +289,15 @@ impl Node {
         let mut file = std::fs::File::create(path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
+}
+
+/// A Pod of this node with such annotations.
+pub fn pod(name: &str, annotations: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\n\
+         metadata: {{name: {name}, namespace: default, annotations: {annotations}}}\n\
+         spec: {{nodeName: node1, containers: []}}\n"
+    )
 }
 
 pub fn request(container: &str, pod: &Netns) -> v1::AttachRequest {

@@ -6,7 +6,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -17,10 +18,10 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
-use super::Mode;
 use super::device::Device;
 use super::early::Enable;
-use super::shared::Shared;
+use super::shared::{QUEUE_PAIRS_MAX, Shared};
+use super::{Mode, SocketOwner, VhostUserOptions};
 use crate::port::OpenError;
 
 /// Between two attempts to reach a front end.
@@ -54,17 +55,21 @@ impl Drop for Control {
 }
 
 /// Starts the control thread.
-pub(super) fn start(shared: Arc<Shared>, path: &Path, mode: Mode) -> Result<Control, OpenError> {
+pub(super) fn start(
+    shared: Arc<Shared>,
+    options: &VhostUserOptions<'_>,
+) -> Result<Control, OpenError> {
+    let path = options.socket;
     let refused = |source| OpenError::Kernel {
         action: "starting the control thread",
         interface: path.display().to_string(),
         source,
     };
-    let meeting = match mode {
-        Mode::Server => Meeting::Server(Listening::at(path)?),
+    let meeting = match options.mode {
+        Mode::Server => Meeting::Server(Listening::at(path, options.owner)?),
         Mode::Client => Meeting::Client(path.to_owned()),
     };
-    let device = Mutex::new(Device::new(shared.clone()));
+    let device = Mutex::new(Device::new(shared.clone(), options.pairs.clamp(1, QUEUE_PAIRS_MAX)));
     let mut host = Host { shared: shared.clone(), device: Arc::new(device) };
     let thread = std::thread::Builder::new()
         .name("vhost-user".to_owned())
@@ -82,7 +87,7 @@ struct Listening {
 
 impl Listening {
     /// Listens, with a socket that only its owner may connect to from the moment it has its name.
-    fn at(path: &Path) -> Result<Listening, OpenError> {
+    fn at(path: &Path, owner: SocketOwner) -> Result<Listening, OpenError> {
         let refused = |source| OpenError::Socket { path: path.to_owned(), source };
         if let Ok(metadata) = std::fs::symlink_metadata(path) {
             if !metadata.file_type().is_socket() {
@@ -97,7 +102,9 @@ impl Listening {
         let fresh = PathBuf::from(fresh);
         let _ = std::fs::remove_file(&fresh);
         let listener = UnixListener::bind(&fresh).map_err(refused)?;
-        let named = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))
+        let mode = if owner == SocketOwner::default() { 0o600 } else { 0o660 };
+        let named = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode))
+            .and_then(|()| lchown(&fresh, Some(owner.user), Some(owner.group)))
             .and_then(|()| std::fs::rename(&fresh, path))
             .and_then(|()| listener.set_nonblocking(true))
             .and_then(|()| std::fs::symlink_metadata(path));
@@ -125,6 +132,17 @@ impl Drop for Listening {
 enum Meeting {
     Server(Listening),
     Client(PathBuf),
+}
+
+/// Connects to a front end's socket. Whoever may write to its directory must not be able to lead us
+/// to somebody else's: what is connected to is what was looked at, and that is no link.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.file_type().is_socket() {
+        return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// Whom the thread listens to, and what it does for them.
@@ -160,9 +178,9 @@ impl Host {
                 self.wait(Some(listening.listener.as_fd()), None);
                 listening.listener.accept().ok().map(|(stream, _)| stream)
             }
-            Meeting::Client(path) => UnixStream::connect(path)
-                .inspect_err(|_| self.wait(None, Some(CONNECT_PAUSE_MS)))
-                .ok(),
+            Meeting::Client(path) => {
+                connect(path).inspect_err(|_| self.wait(None, Some(CONNECT_PAUSE_MS))).ok()
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use super::inflight::{self, Track};
 use super::lane::Lane;
 use super::memory::{GuestMemory, REGIONS_MAX, RegionPlace};
 use super::ring::{Direction, RING_SIZE_MAX, Ring, RingAddresses, RingSetup};
-use super::shared::{QUEUE_PAIRS_MAX, Shared};
+use super::shared::Shared;
 
 /// One ring, as far as the front end has described it.
 #[derive(Default)]
@@ -47,8 +47,9 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub fn new(shared: Arc<Shared>) -> Device {
-        let vrings = std::iter::repeat_with(Vring::default).take(2 * QUEUE_PAIRS_MAX).collect();
+    /// A device with so many pairs of rings.
+    pub fn new(shared: Arc<Shared>, pairs: usize) -> Device {
+        let vrings = std::iter::repeat_with(Vring::default).take(2 * pairs).collect();
         Device { shared, features: 0, memory: Arc::default(), inflight: None, vrings }
     }
 
@@ -280,7 +281,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(QUEUE_PAIRS_MAX as u64)
+        Ok(self.vrings.len() as u64 / 2)
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {

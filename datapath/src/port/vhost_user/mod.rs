@@ -61,6 +61,15 @@ pub enum Mode {
     Client,
 }
 
+/// Whose a socket is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOwner {
+    /// User id; 0 is root.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+}
+
 /// What to open.
 #[derive(Clone, Copy, Debug)]
 pub struct VhostUserOptions<'a> {
@@ -68,6 +77,10 @@ pub struct VhostUserOptions<'a> {
     pub socket: &'a Path,
     /// Who listens at it.
     pub mode: Mode,
+    /// Whose the socket is that we listen at: nobody else but root may connect.
+    pub owner: SocketOwner,
+    /// Pairs of rings that the guest may have, from 1 to [`QUEUE_PAIRS_MAX`].
+    pub pairs: usize,
     /// Queues: as many as workers. The guest may have more or fewer pairs of rings.
     pub queues: usize,
     /// Bytes of the largest packet either way, without the Ethernet header.
@@ -112,7 +125,7 @@ pub fn open(
             source,
         })?;
     let shared = Arc::new(shared);
-    let control = control::start(shared.clone(), options.socket, options.mode)?;
+    let control = control::start(shared.clone(), &options)?;
     let queue = |worker| {
         let queue: Box<dyn Queue> = Box::new(VhostUserQueue::new(shared.clone(), worker));
         queue

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use seine_datapath::frame::{FrameCache, Region};
-use seine_datapath::port::vhost_user::{self, Mode, VhostUserOptions, VhostUserPort};
+use seine_datapath::port::vhost_user::{
+    self, Mode, QUEUE_PAIRS_MAX, SocketOwner, VhostUserOptions, VhostUserPort,
+};
 use seine_pipeline::address::Mac;
 use seine_pipeline::packet::Checksum;
 
@@ -348,7 +350,18 @@ impl Place {
     pub fn open(&self, mode: Mode, queues: usize, polled: bool) -> VhostUserPort {
         let socket = self.socket();
         let mac = Mac([2, 0, 0, 0, 0, 1]);
-        let options = VhostUserOptions { socket: &socket, mode, queues, mtu: 1500, mac, polled };
+        let owner = SocketOwner::default();
+        let pairs = QUEUE_PAIRS_MAX;
+        let options = VhostUserOptions {
+            socket: &socket,
+            mode,
+            owner,
+            pairs,
+            queues,
+            mtu: 1500,
+            mac,
+            polled,
+        };
         vhost_user::open(self.region, options).unwrap_or_else(|error| panic!("{error}"))
     }
 }

@@ -55,6 +55,19 @@ fn a_pod_that_says_little_is_of_the_defaults() {
 }
 
 #[test]
+fn a_pods_wishes_for_its_port_are_kept_and_other_annotations_are_not() {
+    let annotations = json!({"port.seine.io/kind": "vhost-user", "example.com/kind": "x"});
+    let pod = match one(json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a", "annotations": annotations}, "spec": {"containers": []}}))
+    {
+        Object::Pod(pod) => pod,
+        other => panic!("{other:?}"),
+    };
+    let kept: Vec<_> = pod.port_annotations.into_iter().collect();
+    assert_eq!(kept, [("kind".to_owned(), "vhost-user".to_owned())]);
+}
+
+#[test]
 fn a_namespace_is_labelled_with_its_name_and_may_ask_for_log_lines() {
     let namespace = |annotations: Value| match one(json!({"apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": "x", "annotations": annotations}}))
