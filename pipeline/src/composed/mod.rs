@@ -341,4 +341,6 @@ fn taken_out(
 }
 
 #[cfg(all(test, not(loom)))]
+mod key_tests;
+#[cfg(all(test, not(loom)))]
 mod sample_tests;

@@ -10,23 +10,30 @@ use crate::adjacency::AdjacencyId;
 use crate::connection::{Connection, ConnectionId, Decision, Direction, FlowKey, Progress};
 use crate::learned::{Learned, WorkerMemory};
 use crate::state::{Action, Change, Group, Object, Rule, RuleDirection, RuleTable};
-use crate::testbed::{Buffer, Node, Probe, answered, flags, learned, tcp, udp};
+use crate::testbed::{Buffer, Node, Probe, UPLINK, answered, flags, learned, tcp, udp};
 
 /// One worker, and a connection of a Pod that is under way.
-struct Room {
-    node: Node,
-    learned: Learned,
+pub(super) struct Room {
+    pub node: Node,
+    pub learned: Learned,
     worker: WorkerMemory,
     /// Of either direction, and by which port.
-    packets: [(PortId, Vec<u8>); 2],
+    pub packets: [(PortId, Vec<u8>); 2],
 }
 
 impl Room {
-    fn with(node: Node, probe: Probe) -> Room {
+    /// The probe opens the connection, towards port 80.
+    pub fn with(node: Node, probe: Probe) -> Room {
+        Room::opened_by("a", node, probe)
+    }
+
+    /// As that, by this Pod or the gateway.
+    pub fn opened_by(from: &str, node: Node, probe: Probe) -> Room {
         let (learned, mut worker) = (learned(), WorkerMemory::new());
         worker.composed.sampler = Sampler::new(1);
-        let from = node.state.port_by_name("a").unwrap();
-        let sent = node.frame(&probe.from("a").port(80));
+        let sent = node.frame(&probe.from(from).port(80));
+        let from = if from == "tunnel" { UPLINK } else { from };
+        let from = node.state.port_by_name(from).unwrap();
         let packets = [(from, sent.clone()), (from, sent)];
         let mut room = Room { node, learned, worker, packets };
         let (to, left) = room.send(0, |_| ());
@@ -75,7 +82,7 @@ impl Room {
         (egress, buffer.bytes().to_vec())
     }
 
-    fn connection(&self) -> (ConnectionId, Connection) {
+    pub fn connection(&self) -> (ConnectionId, Connection) {
         let listed = self.learned.connections.iter(0).next().unwrap();
         (listed.id, listed.connection)
     }
@@ -87,7 +94,7 @@ impl Room {
     }
 
     /// Rules forbid whatever leaves this Pod, or comes to it.
-    fn forbid(&mut self, pod: &str, direction: RuleDirection) {
+    pub fn forbid(&mut self, pod: &str, direction: RuleDirection) {
         let rule = forbidding(direction);
         let members = vec![self.node.address(pod, false).into()];
         let group = Group { name: "all".to_owned(), members, fqdns: Vec::new() };
