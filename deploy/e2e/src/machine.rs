@@ -67,12 +67,18 @@ impl Machine {
 
     /// Tells it something, and waits for the answer.
     pub fn ask(&mut self, line: &str, limit: Duration) -> Outcome<String> {
-        let said = writeln!(self.console.get_mut(), "{line}");
-        said.map_err(Failure::io("write", Path::new("the serial line")))?;
+        self.tell(line)?;
         self.answer(limit)
     }
 
-    fn answer(&mut self, limit: Duration) -> Outcome<String> {
+    /// Tells it something; what it answers is to be taken later.
+    pub fn tell(&mut self, line: &str) -> Outcome {
+        let said = writeln!(self.console.get_mut(), "{line}");
+        said.map_err(Failure::io("write", Path::new("the guest's serial line")))
+    }
+
+    /// Takes an answer.
+    pub fn answer(&mut self, limit: Duration) -> Outcome<String> {
         let failed = Failure::io("read", Path::new("the guest's serial line"));
         let mut line = String::new();
         let read = self.console.get_ref().set_read_timeout(Some(limit));

@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use seine_datapath_api::v1::vhost_user::Mode;
-
 use super::hostile::gateway;
-use super::seat::{self, Seat};
+use super::seat::{Moved, Seat};
 use super::service::install;
 use super::{Case, Stage, Underlay, manifests};
 use crate::cluster::Cluster;
 use crate::counters;
 use crate::daemon::{Daemon, until};
 use crate::failure::{Outcome, expect};
+use crate::front_end::Listens;
 use crate::journal;
 use crate::testpmd::{Counted, Testpmd};
 
@@ -29,66 +28,72 @@ fn service(echo: &Seat) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{namespace: default, name: echo}}\n\
          spec:\n  clusterIP: {CLUSTER_ADDRESS}\n  clusterIPs: [{CLUSTER_ADDRESS}]\n  \
-         ports: [{{name: echo, protocol: UDP, port: 7, targetPort: 7007}}]\n\
+         ports: [{{name: echo, protocol: UDP, port: 7, targetPort: 7007}}, \
+         {{name: other, protocol: UDP, port: 8, targetPort: 7008}}]\n\
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
          metadata: {{namespace: default, name: echo-1, \
          labels: {{kubernetes.io/service-name: echo}}}}\naddressType: IPv4\n\
-         ports: [{{name: echo, protocol: UDP, port: 7007}}]\n\
+         ports: [{{name: echo, protocol: UDP, port: 7007}}, \
+         {{name: other, protocol: UDP, port: 7008}}]\n\
          endpoints: [{{addresses: [{}], nodeName: node1, \
          conditions: {{ready: true, serving: true}}}}]\n",
         echo.address
     )
 }
 
-/// A policy that keeps the Pods of the node to themselves: its rules say that it is in force.
+/// Of all Pods only the source may send to the echo, and only to one port.
 const POLICY: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {namespace: default, name: alone}
+metadata: {namespace: default, name: echo}
 spec:
-  podSelector: {}
+  podSelector: {matchLabels: {app: echo}}
   policyTypes: [Ingress]
   ingress:
-    - ports: [{protocol: UDP, port: 7007}]
+    - from: [{podSelector: {matchLabels: {app: source}}}]
+      ports: [{protocol: UDP, port: 7007}]
 ";
 
 /// The two programs and their seats.
 struct Pair {
-    seats: [Seat; 2],
+    seat: Seat,
     source: Testpmd,
     echo: Testpmd,
+    denied: Testpmd,
 }
 
 impl Pair {
     /// One sends to the Service as fast as it can; the other sends back what it gets. The first
     /// connects to our socket, the second listens and we connect.
-    fn new(cluster: &Cluster) -> Outcome<Pair> {
-        let node = cluster.node("node1")?;
-        let source = Seat::new(node, "source", 201, Mode::Server);
-        let echo = Seat::new(node, "echo", 202, Mode::Client);
+    fn new(cluster: &mut Cluster) -> Outcome<Pair> {
+        let source = Seat::take(cluster, "source", Listens::Datapath)?;
+        let echo = Seat::take(cluster, "echo", Listens::FrontEnd)?;
         let (router, _) = gateway(cluster.pod("b")?)?;
         let router = router.map(|byte| format!("{byte:02x}")).join(":");
         let run = cluster.journal.run();
         let program = |seat: &Seat, core, application| Testpmd {
             name: format!("{run}-{}", seat.name),
             socket: seat.socket.clone(),
-            listens: seat.mode == Mode::Client,
-            mac: seat.mac_text(),
+            listens: seat.listens == Listens::FrontEnd,
+            mac: seat.mac.clone(),
             core,
             device: "",
             application,
         };
-        let sending = vec![
-            "--forward-mode=txonly".to_owned(),
-            format!("--tx-ip={},{CLUSTER_ADDRESS}", source.address),
-            "--tx-udp=4000,7".to_owned(),
-            format!("--eth-peer=0,{router}"),
-        ];
+        let sending = |ports: &str| {
+            vec![
+                "--forward-mode=txonly".to_owned(),
+                format!("--tx-ip={},{CLUSTER_ADDRESS}", source.address),
+                format!("--tx-udp={ports}"),
+                format!("--eth-peer=0,{router}"),
+            ]
+        };
         let echoing = vec!["--forward-mode=5tswap".to_owned()];
         Ok(Pair {
-            source: program(&source, 0, sending),
+            source: program(&source, 0, sending("4000,7")),
+            denied: program(&source, 0, sending("4000,8")),
             echo: program(&echo, 1, echoing),
-            seats: [source, echo],
+            seat: echo,
         })
     }
 
@@ -98,17 +103,17 @@ impl Pair {
 
     /// Packets go to the echo and come back from it, many of each.
     fn flows(&self, cluster: &Cluster, when: &str) -> Outcome {
-        let before = cluster.counters()?;
+        let before = self.seat.moved(cluster)?;
         let begin = Instant::now();
+        let mut moved = before;
         until(&format!("{PACKETS} packets each way {when}"), 60, || {
-            cluster.counters().is_ok_and(|now| {
-                let moved = now.since(&before).port("node1", "echo");
-                moved.receive.min(moved.transmit) >= PACKETS
-            })
+            moved = self.seat.moved(cluster).unwrap_or(moved);
+            moved.to.saturating_sub(before.to) >= PACKETS
+                && moved.from.saturating_sub(before.from) >= PACKETS
         })?;
-        let moved = cluster.counters()?.since(&before).port("node1", "echo");
         let seconds = begin.elapsed().as_secs_f64();
-        let [there, back] = [moved.transmit, moved.receive].map(|it| it as f64 / seconds / 1e3);
+        let [there, back] = [moved.to - before.to, moved.from - before.from]
+            .map(|packets| packets as f64 / seconds / 1e3);
         println!("      {when}: {there:.0} kpps to the echo, {back:.0} back");
         Ok(())
     }
@@ -146,17 +151,16 @@ impl Pair {
 
 fn processors(stage: &mut Stage) -> Outcome {
     let cluster = stage.cluster(&manifests(1, Underlay::Ipv4, &[("b", 1)]))?;
+    install(cluster, "echo-policy.yaml", POLICY)?;
     let pair = Pair::new(cluster)?;
-    install(cluster, "echo.yaml", &service(&pair.seats[1]))?;
-    install(cluster, "alone.yaml", POLICY)?;
-    seat::open(cluster, "alone", &pair.seats)?;
+    install(cluster, "echo-service.yaml", &service(&pair.seat))?;
     let mut echo = pair.start(cluster, &pair.echo)?;
     let mut source = pair.start(cluster, &pair.source)?;
     pair.flows(cluster, "at first")?;
     pair.succeeded(cluster, &pair.echo, &mut echo)?;
     pair.succeeded(cluster, &pair.source, &mut source)?;
 
-    renewed(cluster, &pair)?;
+    renewed(cluster, &pair.seat)?;
     // DPDK connects once; the one that listens is found again.
     source.kill()?;
     source = pair.start(cluster, &pair.source)?;
@@ -164,24 +168,29 @@ fn processors(stage: &mut Stage) -> Outcome {
 
     source.stop()?;
     let before = pair.at_rest(cluster)?;
-    renewed(cluster, &pair)?;
+    renewed(cluster, &pair.seat)?;
     source = pair.start(cluster, &pair.source)?;
     pair.flows(cluster, "with the next one")?;
     source.stop()?;
     let after = pair.at_rest(cluster)?;
     // Buffers that were the first datapath's are the next one's, each once.
-    let port = cluster.counters()?.port("node1", "echo");
-    let counted =
-        Counted { received: after.received - before.received, sent: after.sent - before.sent };
-    let moved = Counted { received: port.transmit, sent: port.receive };
+    let moved = pair.seat.moved(cluster)?;
+    let counted = Moved { to: after.received - before.received, from: after.sent - before.sent };
     expect(counted == moved, || format!("the echo counted {counted:?}, its port {moved:?}"))?;
+
+    let mut denied = pair.start(cluster, &pair.denied)?;
+    until("what the policy does not name is denied, at speed as well", 30, || {
+        cluster.counters().is_ok_and(|now| now.dropped("IngressIsolation") >= PACKETS)
+    })?;
+    denied.stop()?;
+    let then = pair.seat.moved(cluster)?;
+    expect(then == moved, || format!("the echo's port moved {then:?}, and before {moved:?}"))?;
     expect(echo.ended().is_none(), || "the echo ended with a datapath".to_owned())?;
-    echo.stop()?;
-    cluster.node_mut("node1")?.start_agent()
+    echo.stop()
 }
 
-/// The datapath is killed, and another one has the same ports.
-fn renewed(cluster: &mut Cluster, pair: &Pair) -> Outcome {
+/// The datapath is killed and started; the agent goes on and tells the new one everything.
+fn renewed(cluster: &mut Cluster, seat: &Seat) -> Outcome {
     let node = cluster.node_mut("node1")?;
     let children = node.datapath()?.children();
     node.datapath()?.kill()?;
@@ -189,6 +198,5 @@ fn renewed(cluster: &mut Cluster, pair: &Pair) -> Outcome {
         children.iter().all(|id| journal::start_time(*id).is_none())
     })?;
     node.start_datapath()?;
-    node.start_agent()?;
-    seat::open(cluster, "alone", &pair.seats)
+    until("the echo has its port again", 20, || seat.port(cluster).is_ok())
 }

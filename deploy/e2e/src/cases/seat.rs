@@ -1,105 +1,75 @@
-//! Places for guests: vhost-user ports that a test opens in the agent's place.
+//! Places for guests: Pods that have a vhost-user socket and no interface.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use seine_datapath_api::v1;
-use seine_datapath_api::v1::vhost_user::Mode;
+use seine_datapath_api::v1::Port;
 
+use super::pod;
+use super::service::install;
 use crate::cluster::Cluster;
 use crate::counters;
-use crate::daemon::until;
-use crate::failure::Outcome;
-use crate::frames::Mac;
-use crate::node::Node;
+use crate::failure::{Failure, Outcome};
+use crate::front_end::{self, Listens};
+use crate::pod::Family;
 
 /// Bytes of a guest's largest packet.
 pub(super) const MTU: u32 = 1400;
 
-/// A port and its endpoint.
+/// A Pod for a guest, by its name; it has that as its label `app`, too.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
-    /// The port's name.
+    /// The Pod's name.
     pub name: &'static str,
-    /// The guest's address.
-    pub address: Ipv4Addr,
+    /// The guest's IPv4 address.
+    pub address: IpAddr,
+    /// The guest's MAC address.
+    pub mac: String,
     /// Where its front end is met.
     pub socket: PathBuf,
     /// Who listens there.
-    pub mode: Mode,
+    pub listens: Listens,
 }
 
 impl Seat {
-    /// A seat on a node by number.
-    pub fn new(node: &Node, name: &'static str, number: u8, mode: Mode) -> Seat {
-        let socket = node.file(&format!("{name}.sock"));
-        Seat { name, address: Ipv4Addr::new(10, 10, 1, number), socket, mode }
+    /// Attaches a Pod on the first node.
+    pub fn take(cluster: &mut Cluster, name: &'static str, listens: Listens) -> Outcome<Seat> {
+        let mode = match listens {
+            Listens::Datapath => "server",
+            Listens::FrontEnd => "client",
+        };
+        let manifest = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  namespace: default\n  name: {name}\n  \
+             labels: {{app: {name}}}\n  annotations:\n    port.seine.io/kind: vhost-user\n    \
+             port.seine.io/mode: {mode}\n    port.seine.io/queues: \"1\"\n    \
+             port.seine.io/mtu: \"{MTU}\"\n\
+             spec:\n  nodeName: node1\n  containers:\n    - {{name: main, image: none}}\n"
+        );
+        install(cluster, &format!("{name}.yaml"), &manifest)?;
+        let pod = cluster.attach(&pod(name, 1))?;
+        let (address, mac) = (pod.address(Family::V4)?, pod.attachment.mac.clone());
+        Ok(Seat { name, address, mac, socket: front_end::socket(pod)?, listens })
+    }
+    /// Its port, as the datapath lists it.
+    pub fn port(&self, cluster: &Cluster) -> Outcome<Port> {
+        let endpoint = format!("default/{}/eth0", self.name);
+        let ports = counters::ports(cluster.node("node1")?)?;
+        let port = ports.into_iter().find(|port| port.endpoint == endpoint);
+        port.ok_or_else(|| Failure::Unmet(format!("no port has the endpoint {endpoint}")))
     }
 
-    /// The guest's MAC address.
-    pub fn mac(&self) -> Mac {
-        let [a, b, c, d] = self.address.octets();
-        [2, 0, a, b, c, d]
-    }
-
-    /// The same as text.
-    pub fn mac_text(&self) -> String {
-        self.mac().map(|byte| format!("{byte:02x}")).join(":")
-    }
-
-    fn endpoint(&self) -> v1::Object {
-        v1::Object {
-            kind: Some(v1::object::Kind::Endpoint(v1::Endpoint {
-                name: format!("default/{}/eth0", self.name),
-                port: self.name.into(),
-                mac: self.mac().to_vec(),
-                addresses: vec![self.address.to_string()],
-                mtu: MTU,
-            })),
-        }
-    }
-
-    #[allow(clippy::needless_update, reason = "what else can be said is left out")]
-    fn port(&self, session: u64) -> v1::OpenPortRequest {
-        v1::OpenPortRequest {
-            session,
-            name: self.name.into(),
-            vhost_user: Some(v1::VhostUser {
-                socket: self.socket.display().to_string(),
-                mode: self.mode.into(),
-                mtu: MTU,
-                ..v1::VhostUser::default()
-            }),
-            ..v1::OpenPortRequest::default()
-        }
+    /// Packets that went to the guest, and that came from it.
+    pub fn moved(&self, cluster: &Cluster) -> Outcome<Moved> {
+        let counters = self.port(cluster)?.counters.unwrap_or_default();
+        Ok(Moved { to: counters.transmit_packets, from: counters.receive_packets })
     }
 }
 
-/// Opens the seats on the first node, when the agent has installed what holds `sign`, a word of
-/// `seinectl rule stats`. The agent is killed, since it would take them away again.
-pub(super) fn open(cluster: &mut Cluster, sign: &str, seats: &[Seat]) -> Outcome {
-    let node = cluster.node("node1")?;
-    until("the agent has installed everything", 20, || {
-        node.seinectl(&["rule", "stats"]).is_ok_and(|stats| stats.contains(sign))
-    })?;
-    cluster.node_mut("node1")?.agent()?.kill()?;
-    let socket = cluster.node("node1")?.file("datapath.sock");
-    counters::call(&socket, "ports of guests", async |client| {
-        let hello =
-            v1::HelloRequest { client: "seine-e2e".into(), version: seine_datapath_api::VERSION };
-        let hello = client.hello(hello).await?.into_inner();
-        for seat in seats {
-            client.open_port(seat.port(hello.session)).await?;
-        }
-        let part = v1::TransactionPart {
-            session: hello.session,
-            revision: hello.revision + 1,
-            mode: v1::transaction_part::Mode::Delta.into(),
-            upserts: seats.iter().map(Seat::endpoint).collect(),
-            last: true,
-            ..v1::TransactionPart::default()
-        };
-        client.apply(tonic::codegen::tokio_stream::iter([part])).await
-    })?;
-    Ok(())
+/// Packets of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// Those that it got.
+    pub to: u64,
+    /// Those that it sent.
+    pub from: u64,
 }
