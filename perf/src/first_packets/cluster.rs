@@ -70,6 +70,7 @@ fn pod(index: usize) -> Pod {
         addresses: vec![address(index)],
         service_account: "default".to_owned(),
         ports: Vec::new(),
+        port_annotations: BTreeMap::new(),
     }
 }
 
