@@ -30,6 +30,7 @@ use crate::configuration::Configuration;
 use crate::datapath::{Datapath, PortError};
 use crate::frame::{Region, RegionError};
 use crate::links;
+use crate::machine::prefetch;
 use crate::memory::{self, MapError};
 use crate::netns::{Namespace, NamespaceError};
 use crate::next_hop::NextHops;
@@ -104,7 +105,8 @@ fn connections(configuration: &Configuration, seed: u64) -> Result<ConnectionTab
     let (lines, pages) = memory::map(ConnectionTable::lines(&limits))?;
     let mib = size_of_val(lines) >> 20;
     tracing::info!(connections = limits.connections, mib, ?pages, "connections have memory");
-    Ok(ConnectionTable::in_memory(limits, seed, ConnectionMemory::Lent(lines)))
+    let table = ConnectionTable::in_memory(limits, seed, ConnectionMemory::Lent(lines));
+    Ok(table.fetching(prefetch))
 }
 
 /// Starts everything, serves until SIGTERM or SIGINT, and stops the workers.

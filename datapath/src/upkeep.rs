@@ -13,7 +13,7 @@ use seine_pipeline::audit::AuditRecord;
 use seine_pipeline::composed::Sampler;
 use seine_pipeline::connection::Ended;
 use seine_pipeline::learned::{Learned, WorkerMemory};
-use seine_pipeline::tally::{RuleCounts, RuleTallies};
+use seine_pipeline::tally::RuleTallies;
 
 /// Connections looked at in one step. A worker opens fewer in a round of a few full batches, so
 /// what is due does not pile up; a step stays below ten microseconds.
@@ -135,16 +135,7 @@ impl Upkeep {
 
 /// Adds what a connection has carried to the rules that let it open.
 pub fn account(tallies: &RuleTallies, ended: &Ended) {
-    let [original, reply] = ended.counts;
-    let counts = RuleCounts {
-        sessions: 0,
-        packets: original.packets + reply.packets,
-        bytes: original.bytes + reply.bytes,
-    };
-    let decision = &ended.connection.decision;
-    for rule in [decision.egress_rule, decision.ingress_rule].into_iter().flatten() {
-        tallies.add(rule, counts);
-    }
+    tallies.account(&ended.decision, &ended.counts);
 }
 
 #[cfg(test)]
@@ -159,6 +150,7 @@ mod tests {
     use seine_pipeline::packet::PacketSource;
     use seine_pipeline::stage::TableId;
     use seine_pipeline::state::Action;
+    use seine_pipeline::tally::RuleCounts;
 
     use super::*;
 

@@ -78,15 +78,15 @@ impl RuleTallies {
     }
 
     /// Adds what a connection has carried to the rules that let it: for when it has ended.
-    pub fn account(&self, connection: &Connection, counts: &[Counts; 2]) {
-        for (rule, counts) in carried(connection, counts) {
+    pub fn account(&self, decision: &Decision, counts: &[Counts; 2]) {
+        for (rule, counts) in carried(decision, counts) {
             self.add(rule, counts);
         }
     }
 
     /// A connection under way passes by other rules from now on: what it has carried so far is its
     /// former rules', and is not to be counted again when it ends.
-    pub fn hand_over(&self, from: &Connection, to: &Connection, counts: &[Counts; 2]) {
+    pub fn hand_over(&self, from: &Decision, to: &Decision, counts: &[Counts; 2]) {
         self.account(from, counts);
         for (rule, RuleCounts { packets, bytes, .. }) in carried(to, counts) {
             let (packets, bytes) = (packets.wrapping_neg(), bytes.wrapping_neg());
@@ -143,7 +143,7 @@ pub fn of_live(
 ) -> BTreeMap<RuleId, RuleCounts> {
     let mut rules: BTreeMap<RuleId, RuleCounts> = BTreeMap::new();
     for (connection, counts) in connections {
-        for (rule, counts) in carried(&connection, &counts) {
+        for (rule, counts) in carried(&connection.decision, &counts) {
             *rules.entry(rule).or_default() += counts;
         }
     }
@@ -152,12 +152,12 @@ pub fn of_live(
 
 /// The rules that let a connection, each with all that went either way.
 fn carried(
-    connection: &Connection,
+    decision: &Decision,
     counts: &[Counts; 2],
 ) -> impl Iterator<Item = (RuleId, RuleCounts)> {
     let packets = counts.iter().map(|it| it.packets).sum();
     let bytes = counts.iter().map(|it| it.bytes).sum();
-    let Decision { egress_rule, ingress_rule, .. } = connection.decision;
+    let Decision { egress_rule, ingress_rule, .. } = *decision;
     let rules = egress_rule.into_iter().chain(ingress_rule);
     rules.map(move |rule| (rule, RuleCounts { sessions: 0, packets, bytes }))
 }
@@ -225,7 +225,7 @@ mod tests {
         let went = [Counts { packets: 2, bytes: 100 }, Counts { packets: 1, bytes: 900 }];
         let tallies = RuleTallies::new();
         tallies.add(egress, counts(1, 0, 0));
-        tallies.account(&connection, &went);
+        tallies.account(&connection.decision, &went);
         assert_eq!(tallies.get(egress), counts(1, 3, 1000));
         assert_eq!(tallies.get(ingress), counts(0, 3, 1000));
         let live = of_live([(connection, went); 2].into_iter());

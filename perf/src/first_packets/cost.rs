@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seine_datapath::machine::cycles;
+use seine_datapath::machine::{cycles, prefetch};
 use seine_datapath::memory;
 use seine_e2e::failure::{Failure, Outcome};
 use seine_pipeline::address::Mac;
@@ -101,7 +101,8 @@ pub fn learned() -> Outcome<Arc<Learned>> {
     let limits = ConnectionLimits::default();
     let (lines, _) = memory::map(ConnectionTable::lines(&limits))
         .map_err(|error| Failure::Unmet(error.to_string()))?;
-    let connections = ConnectionTable::in_memory(limits, SEED, ConnectionMemory::Lent(lines));
+    let connections =
+        ConnectionTable::in_memory(limits, SEED, ConnectionMemory::Lent(lines)).fetching(prefetch);
     Ok(Arc::new(Learned::with_connections(connections, SEED)))
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crossbeam::channel::bounded;
 use seine_datapath::counters::{PortCounters, PortTotals, WorkerCounters};
 use seine_datapath::frame::{FrameCache, Region};
-use seine_datapath::machine::Wake;
+use seine_datapath::machine::{Wake, prefetch};
 use seine_datapath::memory::{self, Pages, Wanted};
 use seine_datapath::port::memory::{MemoryOptions, MemoryWire, open};
 use seine_datapath::publish::{PublicationWriter, publication};
@@ -152,7 +152,7 @@ impl Switch {
         let wanted = if profile.huge_pages { Wanted::Huge } else { Wanted::Small };
         let (lent, pages) = memory::map_in(lines, wanted)?;
         let memory = ConnectionMemory::Lent(lent);
-        let table = ConnectionTable::in_memory(limits, SEED, memory);
+        let table = ConnectionTable::in_memory(limits, SEED, memory).fetching(prefetch);
         let table_bytes = lines * LINE_BYTES;
         let adjacencies = Arc::new(AdjacencyTable::new());
         if let Some(peer) = AdjacencyId::new(0) {

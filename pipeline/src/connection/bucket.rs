@@ -66,6 +66,33 @@ impl<'a> Buckets<'a> {
         [at(hash >> 32), at(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)]
     }
 
+    /// What is made of the first place with the fingerprint of this hash of which anything is.
+    #[inline]
+    pub(super) fn find_map<T>(
+        self,
+        hash: u64,
+        mut made: impl FnMut(Place) -> Option<T>,
+    ) -> Option<T> {
+        let wanted = fingerprint(hash);
+        for bucket in self.candidates(hash) {
+            let Some(line) = bucket.first_chunk::<LINE_WORDS>() else { continue };
+            // All are looked at, and hardly ever one is meant: without a branch for each.
+            let mut meant = 0_u32;
+            for (at, word) in line.iter().enumerate() {
+                let same = word.load(Ordering::Relaxed) >> FINGERPRINT_SHIFT == wanted;
+                meant |= u32::from(same) << at;
+            }
+            while let Some(word) = line.get(meant.trailing_zeros() as usize) {
+                let place = Place(word.load(Ordering::Acquire));
+                if let Some(made) = made(place) {
+                    return Some(made);
+                }
+                meant &= meant - 1;
+            }
+        }
+        None
+    }
+
     /// Places that may be those of a key, in the order in which they were taken into account.
     #[inline]
     pub(super) fn matches(self, hash: u64) -> impl Iterator<Item = Place> {

@@ -14,7 +14,7 @@ use arrayvec::ArrayVec;
 
 use super::bucket::Place;
 use super::record::{Filling, Record};
-use super::table::{ConnectionTable, ConnectionWorker, Key};
+use super::table::{ConnectionTable, ConnectionWorker, Key, Places};
 use super::wheel::{self, REVISIT_MS_MAX};
 use super::{ConnectionId, Direction, NewConnection, NotInserted};
 use crate::sync::{Ordering, fence, pause};
@@ -121,11 +121,10 @@ impl ConnectionTable {
             // Between our publishing and our looking; the other has the same, so one of us sees
             // the other.
             fence(Ordering::SeqCst);
-            let rival =
-                self.buckets().matches(key.hash).filter(|place| *place != own).find(|place| {
-                    let record = place.index().and_then(|index| self.record(index));
-                    record.is_some_and(|record| record.has_key(place.direction(), &key.words))
-                });
+            let rival = self.buckets().find_map(key.hash, |place| {
+                let record = self.record(place.index().filter(|_| place != own)?)?;
+                record.has_key(place.direction(), &key.words).then_some(place)
+            });
             let Some(index) = rival.map(Place::index) else { return true };
             let living = index.and_then(|it| self.record(it)).and_then(|it| it.living());
             let higher = index <= own.index() && look >= LOOKS_OF_THE_HIGHER;
@@ -145,14 +144,22 @@ impl ConnectionTable {
         for _ in 0..EVICTION_LOOKS.div_ceil(stretch) {
             // One hand for all workers, so that none comes to what another one has just filled.
             let first = self.hand.fetch_add(u64::from(stretch), Ordering::Relaxed);
-            let Some(first) = first.checked_rem(u64::from(touched)) else { return false };
-            let records =
-                (0..stretch).map(|n| ((first + u64::from(n)) % u64::from(touched)) as u32);
+            // What comes after this stretch is the next one, and should be there by then.
+            let behind = self.stretch(first + u64::from(stretch), stretch);
+            let lines = behind.filter_map(|index| self.record_lines(index)).flatten();
+            lines.flat_map(|line| line.0.first()).for_each(self.fetch);
+            let records = self.stretch(first, stretch);
             if self.sweep(records, now_ms, worker) {
                 return true;
             }
         }
         false
+    }
+
+    /// So many records from a place on that the hand has come to.
+    fn stretch(&self, first: u64, count: u32) -> impl Iterator<Item = u32> {
+        let touched = u64::from(self.free.touched()).max(1);
+        (first..first + u64::from(count)).map(move |place| (place % touched) as u32)
     }
 
     /// Ends those of these connections that may give way. One that still sends does so only where
@@ -245,13 +252,17 @@ impl ConnectionTable {
     fn evict(&self, chosen: &[(u32, u64)], worker: &mut ConnectionWorker) -> bool {
         // Those that are not reported yet leave no more room: nobody has asked about them.
         let room = worker.evicted.capacity() - worker.evicted.len();
-        let mut count = 0;
+        let mut left: ArrayVec<Places, { STRETCH_MAX as usize }> = ArrayVec::new();
         for (index, number) in chosen.iter().take(room) {
             let Some(record) = self.record(*index) else { continue };
-            let Some(ended) = self.end(&record, *number) else { continue };
+            let Some((ended, places)) = self.end_life(&record, *number) else { continue };
             worker.evicted.push(ended);
-            count += 1;
+            places.iter().for_each(|(hash, _)| self.fetch_buckets(*hash));
+            left.push(places);
         }
+        left.iter().for_each(|places| self.clear_away(places));
+        let count = left.len() as u64;
+        self.used.fetch_sub(count, Ordering::Relaxed);
         self.evicted.fetch_add(count, Ordering::Relaxed);
         count > 0
     }

@@ -106,6 +106,7 @@ pub(super) struct Record<'a> {
 }
 
 /// What a living record said, all of one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Snapshot {
     pub id: ConnectionId,
     original: KeyWords,
@@ -119,11 +120,15 @@ impl Snapshot {
         [(&self.original, Direction::Original), (&self.reply, Direction::Reply)]
     }
 
+    pub(super) fn decision(&self) -> Decision {
+        Decision::from_words(self.decision)
+    }
+
     pub(super) fn connection(&self) -> Option<Connection> {
         Some(Connection {
             original: FlowKey::from_words(&self.original)?,
             reply: FlowKey::from_words(&self.reply)?,
-            decision: Decision::from_words(self.decision),
+            decision: self.decision(),
             progress: self.progress,
         })
     }

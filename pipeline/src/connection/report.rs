@@ -1,5 +1,6 @@
 //! What the connection table is told, and what it tells.
 
+use super::record::Snapshot;
 use super::{Connection, ConnectionId, Decision, Direction, FlowKey, Progress};
 
 /// Packets and bytes of one direction.
@@ -58,12 +59,21 @@ pub enum NotInserted {
 pub struct Ended {
     /// What its id was.
     pub id: ConnectionId,
-    /// The connection, as far as it had come.
-    pub connection: Connection,
+    /// What was decided about it.
+    pub decision: Decision,
     /// What went in the original and in the reply direction.
     pub counts: [Counts; 2],
     /// When it was opened.
     pub opened_ms: u64,
+    /// The connection, of which hardly anybody wants to know more than the above.
+    pub(super) remains: Snapshot,
+}
+
+impl Ended {
+    /// The connection, as far as it had come.
+    pub fn connection(&self) -> Option<Connection> {
+        self.remains.connection()
+    }
 }
 
 /// A connection as it is listed.

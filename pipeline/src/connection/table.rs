@@ -62,6 +62,8 @@ pub struct ConnectionTable {
     limits: ConnectionLimits,
     pub(super) hash: KeyedHash,
     memory: ConnectionMemory,
+    /// Has the processor bring the line of a word.
+    pub(super) fetch: fn(&AtomicU64),
     buckets: usize,
     pub(super) free: FreeList,
     /// Where records are looked at next for some to give way.
@@ -72,6 +74,9 @@ pub struct ConnectionTable {
     pub(super) revoked: AtomicU64,
     accounts: Box<[AtomicU64]>,
 }
+
+/// Where the keys of a connection are, each with its hash.
+pub(super) type Places = [(u64, Place); 2];
 
 /// A key, its words and their hash.
 pub(super) struct Key {
@@ -102,6 +107,7 @@ impl ConnectionTable {
             limits,
             hash: KeyedHash::new(seed),
             memory,
+            fetch: |_| {},
             buckets: buckets(capacity),
             free: FreeList::new(capacity as u32),
             hand: AtomicU64::new(0),
@@ -111,6 +117,11 @@ impl ConnectionTable {
             revoked: AtomicU64::new(0),
             accounts: counters(),
         }
+    }
+
+    /// Lets it ask the processor for lines that it will soon read and write.
+    pub fn fetching(self, fetch: fn(&AtomicU64)) -> ConnectionTable {
+        ConnectionTable { fetch, ..self }
     }
 
     /// The lines of memory that a table with these limits needs.
@@ -141,6 +152,11 @@ impl ConnectionTable {
     ) -> Result<(), NotInserted> {
         let admitted = worker.budget.take(first_packets(&self.limits), account, now_ms);
         admitted.then_some(()).ok_or(NotInserted::Budget)
+    }
+
+    /// Has the processor bring where a connection with this key will be found.
+    pub(crate) fn fetch(&self, key: &FlowKey) {
+        self.fetch_buckets(self.key(key).hash);
     }
 
     /// Adds a connection. Its first packet is not counted yet: see [`note`](Self::note).
@@ -288,30 +304,55 @@ impl ConnectionTable {
     }
 
     pub(super) fn look(&self, key: &Key) -> Option<(Direction, Snapshot)> {
-        self.buckets().matches(key.hash).find_map(|place| {
+        self.buckets().find_map(key.hash, |place| {
             let direction = place.direction();
             let snapshot = self.record(place.index()?)?.read(Some((direction, &key.words)))?;
             Some((direction, snapshot))
         })
     }
 
+    /// Has the processor bring both buckets of a key.
+    pub(super) fn fetch_buckets(&self, hash: u64) {
+        for bucket in self.buckets().candidates(hash) {
+            bucket.first().into_iter().for_each(self.fetch);
+        }
+    }
+
     /// Ends a connection, if it is still the one with this sequence number.
     pub(super) fn end(&self, record: &Record<'_>, number: u64) -> Option<Ended> {
+        let (ended, places) = self.end_life(record, number)?;
+        self.clear_away(&places);
+        self.used.fetch_sub(1, Ordering::Relaxed);
+        Some(ended)
+    }
+
+    /// As [`end`](Self::end), but that it is still to be [cleared away](Self::clear_away).
+    pub(super) fn end_life(&self, record: &Record<'_>, number: u64) -> Option<(Ended, Places)> {
         if !record.end(number) {
             return None;
         }
         let remains = record.remains(number);
-        let (counts, opened_ms, account) = (record.counts(), record.opened_ms(), record.account());
-        for (words, direction) in remains.keys() {
-            let hash = self.hash.hash(words);
-            self.buckets().withdraw(hash, Place::new(hash, direction, record.index));
-        }
-        self.used.fetch_sub(1, Ordering::Relaxed);
-        if let Some(charged) = self.accounts.get(account) {
+        if let Some(charged) = self.accounts.get(record.account()) {
             charged.fetch_sub(1, Ordering::Relaxed);
         }
-        self.free.give(record.index, record.opened);
-        Some(Ended { id: remains.id, connection: remains.connection()?, counts, opened_ms })
+        let places = remains.keys().map(|(words, direction)| {
+            let hash = self.hash.hash(words);
+            (hash, Place::new(hash, direction, record.index))
+        });
+        let (counts, opened_ms) = (record.counts(), record.opened_ms());
+        let decision = remains.decision();
+        Some((Ended { id: remains.id, decision, counts, opened_ms, remains }, places))
+    }
+
+    /// Takes a connection that has ended out of its buckets, and frees its record.
+    pub(super) fn clear_away(&self, places: &Places) {
+        for (hash, place) in places {
+            self.buckets().withdraw(*hash, *place);
+        }
+        let [(_, place), _] = places;
+        if let Some(record) = place.index().and_then(|index| self.record(index)) {
+            self.free.give(record.index, record.opened);
+        }
     }
 
     /// Looks whether the time of a popped record is up: ends it, links it anew, or lets it go.

@@ -163,7 +163,7 @@ proptest! {
                 }
                 (Act::Remove, Some(model)) => {
                     let ended = table.remove(model.id).unwrap();
-                    prop_assert_eq!(ended.connection, model.connection());
+                    prop_assert_eq!(ended.connection().unwrap(), model.connection());
                     prop_assert_eq!(ended.counts, model.counts);
                     prop_assert_eq!(ended.opened_ms, model.opened_ms);
                     prop_assert!(table.remove(model.id).is_none());
@@ -174,9 +174,9 @@ proptest! {
                     let mut ended = Vec::new();
                     table.expire(&mut worker, now_ms, usize::MAX, |it| ended.push(*it));
                     for ended in ended {
-                        let client = ended.connection.decision.egress_rule.unwrap().0;
+                        let client = ended.decision.egress_rule.unwrap().0;
                         let model = naive.remove(&client).unwrap();
-                        prop_assert_eq!(ended.connection, model.connection());
+                        prop_assert_eq!(ended.connection().unwrap(), model.connection());
                         prop_assert_eq!(ended.counts, model.counts);
                         let protocol = model.new.original.tuple.protocol;
                         let over_ms = model.seen_ms + timeout_ms(model.new.progress, protocol);
@@ -259,7 +259,7 @@ fn the_unanswered_give_way_when_it_is_full_and_are_reported() {
         table.insert(&new(client, 1, Progress::Established), 2, &mut worker).unwrap();
     }
     let mut ended = Vec::new();
-    table.expire(&mut worker, 3, 0, |it| ended.push(it.connection.progress));
+    table.expire(&mut worker, 3, 0, |it| ended.push(it.connection().unwrap().progress));
     assert_eq!(ended, [Progress::SynSent; 32]);
     let occupancy = table.occupancy();
     assert_eq!((occupancy.used, occupancy.capacity, occupancy.evicted), (64, 64, 32));

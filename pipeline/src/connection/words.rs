@@ -132,15 +132,9 @@ impl Decision {
             PacketSource::Gateway => 1,
             PacketSource::Tunnel => 2,
         };
-        let flags = [
-            (self.from_node, FROM_NODE),
-            (self.snat, SNAT),
-            (self.hairpin, HAIRPIN),
-            (self.service.is_some(), HAS_SERVICE),
-        ];
-        for (_, flag) in flags.into_iter().filter(|(set, _)| *set) {
-            marks |= flag;
-        }
+        let flag = |set, flag| if set { flag } else { 0 };
+        marks |= flag(self.from_node, FROM_NODE) | flag(self.snat, SNAT);
+        marks |= flag(self.hairpin, HAIRPIN) | flag(self.service.is_some(), HAS_SERVICE);
         // The last number of the last slot counts as none, as if nothing had had to be decided.
         let rule = |rule: Option<RuleId>| rule.map_or(0, |RuleId(id)| id.wrapping_add(1).into());
         marks |= u64::from(self.policy_epoch.get()) << EPOCH_SHIFT;

@@ -64,7 +64,7 @@ impl ConntrackCommit {
         }
         let tallies = &context.worker.tallies;
         context.worker.connections.report_evicted(|ended| {
-            tallies.account(&ended.connection, &ended.counts);
+            tallies.account(&ended.decision, &ended.counts);
         });
         let id = match inserted {
             Ok(id) => id,
@@ -109,6 +109,17 @@ impl ConntrackCommit {
                 policy_epoch: state.policy_epoch(original.source, tuple.destination),
             },
         })
+    }
+
+    /// Lets the processor bring what a new connection will need, as soon as it is known where the
+    /// packet leaves, while rules for receivers judge it.
+    pub(super) fn prepare(packet: &Packet<'_>, context: &Context<'_>) {
+        if packet.facts.tracking == Tracking::New
+            && let Some(tuple) = packet.facts.tuple
+            && let Ok(ingress) = Self::reply(packet, context.state)
+        {
+            context.learned.connections.fetch(&key(ingress, tuple.reversed()));
+        }
     }
 
     /// What answers will come in by: what the packet leaves by.

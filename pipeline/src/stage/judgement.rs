@@ -36,7 +36,7 @@ impl RuleJudge {
         }
         // Kubernetes' policies cannot keep a Pod from itself; Antrea's can keep it from the Service
         // by which it would reach itself.
-        let itself = parties.source == parties.tuple.destination;
+        let itself = parties.source == parties.destination;
         match (parties.sender, self.table) {
             (None, _) => Some("no Pod of this node sends it"),
             (_, RuleTable::NetworkPolicy) if itself => Some("a Pod may always reach itself"),
@@ -51,9 +51,8 @@ impl RuleJudge {
     ) -> Result<Verdict, DropReason> {
         let (state, direction, table) = (context.state, self.direction, self.table);
         let parties = Parties::of(packet)?;
-        let tuple = parties.tuple;
         let (port, far) = match direction {
-            RuleDirection::Egress => (parties.sender, tuple.destination),
+            RuleDirection::Egress => (parties.sender, parties.destination),
             RuleDirection::Ingress => (parties.receiver, parties.source),
         };
         if let Some(reason) = self.exempts(&parties) {
@@ -65,6 +64,9 @@ impl RuleJudge {
             && parties.opened_by == PacketSource::Gateway;
         let subject = port.and_then(|port| state.subject(port));
         let subject = subject.filter(|subject| subject.is_judged(direction, table));
+        if subject.is_none() && !to_node_port {
+            return Ok(Verdict::Next);
+        }
         let asks_services = subject.is_some_and(|it| it.asks_services(direction, table));
         // Hardly any packet has to look for its Service here.
         let service = packet.facts.service.filter(|_| to_node_port || asks_services);
@@ -84,7 +86,7 @@ impl RuleJudge {
             let pod = (port.id, port.generation);
             groups = groups.with_names(context.learned.fqdns.groups(pod, far, context.now_ms));
         }
-        let opening = Opening { far: groups, service, flow: parties.flow(packet)? };
+        let opening = Opening { far: groups, service, flow: Parties::flow(packet)? };
         let subjects = subject.into_iter().chain(node_port);
         let whom = || {
             let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
@@ -102,7 +104,7 @@ impl RuleJudge {
         }
         if rule.log && !context.dry && is_told(packet, direction, rule.id, rule.action) {
             let bytes = u16::try_from(packet.counted_bytes()?).unwrap_or(u16::MAX);
-            let decision = (self.id, rule.id, rule.action);
+            let (decision, tuple) = ((self.id, rule.id, rule.action), Parties::tuple(packet)?);
             context.worker.audit.record(AuditRecord::new(context.now_ms, decision, tuple, bytes));
         }
         match rule.action {

@@ -34,8 +34,8 @@ pub(super) struct Parties {
     pub(super) receiver: Option<PortId>,
     /// Who opens it, not who it is made to look like.
     pub(super) source: IpAddr,
-    /// From whom to whom, after translation.
-    pub(super) tuple: Tuple,
+    /// To whom, after translation.
+    pub(super) destination: IpAddr,
     /// From where.
     pub(super) opened_by: PacketSource,
 }
@@ -51,7 +51,7 @@ impl Parties {
             sender: (opened_by == PacketSource::Pod).then_some(packet.ingress),
             receiver: facts.egress,
             source: facts.original.ok_or(DropReason::Malformed)?.source,
-            tuple: facts.tuple.ok_or(DropReason::Malformed)?,
+            destination: facts.tuple.ok_or(DropReason::Malformed)?.destination,
             opened_by,
         })
     }
@@ -65,20 +65,30 @@ impl Parties {
             sender: pod(connection.original.ingress),
             receiver: pod(connection.reply.ingress),
             source: connection.original.tuple.source,
-            tuple: connection.translated(Direction::Original),
+            destination: connection.reply.tuple.source,
             opened_by: connection.decision.source,
         }
     }
 
+    /// From whom to whom, after translation.
+    pub(super) fn tuple(packet: &Packet<'_>) -> Result<Tuple, DropReason> {
+        match packet.facts.tracking {
+            Tracking::Known { connection, .. } if packet.facts.stale => {
+                Ok(connection.translated(Direction::Original))
+            }
+            _ => packet.facts.tuple.ok_or(DropReason::Malformed),
+        }
+    }
+
     /// Protocol, ports and ICMP type, as rules ask for them.
-    pub(super) fn flow(&self, packet: &Packet<'_>) -> Result<Flow, DropReason> {
-        let ip = packet.ip()?;
+    pub(super) fn flow(packet: &Packet<'_>) -> Result<Flow, DropReason> {
+        let (ip, tuple) = (packet.ip()?, Parties::tuple(packet)?);
         let message = ip.icmp_type(packet.payload());
         let icmp = message.and_then(|_| bytes_at::<2>(packet.payload(), ip.upper));
         // Of ICMP queries a tuple holds the identifier, where others have ports. A later fragment
         // has those of its first.
-        let (source_port, destination_port) = match self.tuple.has_ports() {
-            true => (self.tuple.source_port, self.tuple.destination_port),
+        let (source_port, destination_port) = match tuple.has_ports() {
+            true => (tuple.source_port, tuple.destination_port),
             false => (0, 0),
         };
         // Of what is judged again a rule means the question, also when this is its answer.
@@ -167,8 +177,7 @@ pub(super) fn confirm(
 fn revise(context: &Context<'_>, id: ConnectionId, connection: &Connection, decision: Decision) {
     let connections = &context.learned.connections;
     if let Some(counts) = connections.revise(id, &connection.decision, &decision) {
-        let revised = Connection { decision, ..*connection };
-        context.worker.tallies.hand_over(connection, &revised, &counts);
+        context.worker.tallies.hand_over(&connection.decision, &decision, &counts);
     }
 }
 

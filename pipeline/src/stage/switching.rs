@@ -10,6 +10,7 @@ use crate::address::Mac;
 use crate::adjacency::AdjacencyTable;
 use crate::packet::Packet;
 use crate::run::Context;
+use crate::stage::conntrack_commit::ConntrackCommit;
 use crate::stage::{Table, TableId, row, settle};
 use crate::state::State;
 use crate::verdict::{DropReason, Verdict};
@@ -44,6 +45,7 @@ impl L2ForwardingCalc {
             return Err(DropReason::Hairpin);
         }
         packet.facts.egress = Some(egress);
+        ConntrackCommit::prepare(packet, context);
         Ok(Verdict::Next)
     }
 }

@@ -132,7 +132,7 @@ pub(super) fn is_current(found: &Found, state: &State) -> bool {
 pub(super) fn forget(context: &Context<'_>, id: ConnectionId) -> bool {
     let ended = if context.dry { None } else { context.learned.connections.remove(id) };
     if let Some(ended) = &ended {
-        context.worker.tallies.account(&ended.connection, &ended.counts);
+        context.worker.tallies.account(&ended.decision, &ended.counts);
     }
     ended.is_some()
 }

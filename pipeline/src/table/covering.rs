@@ -59,6 +59,11 @@ impl<E: Clone> Covering<E> {
         Covering { prefixes: Exact::new(seed), v4: Lengths::new(), v6: Lengths::new() }
     }
 
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.prefixes.is_empty()
+    }
+
     /// The entry of exactly this prefix.
     pub fn get(&self, prefix: IpNet) -> Option<&E> {
         self.prefixes.get(&prefix.trunc())
@@ -68,7 +73,7 @@ impl<E: Clone> Covering<E> {
     #[inline]
     pub fn holding(&self, address: IpAddr) -> impl Iterator<Item = &E> {
         let lengths = if address.is_ipv4() { &self.v4 } else { &self.v6 };
-        let whole = self.prefixes.get(&IpNet::from(address)).filter(|_| address.is_ipv6());
+        let whole = address.is_ipv6().then(|| self.prefixes.get(&IpNet::from(address))).flatten();
         let shorter = lengths.iter().filter_map(move |length| {
             self.prefixes.get(&IpNet::new(address, length).ok()?.trunc())
         });

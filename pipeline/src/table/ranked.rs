@@ -10,8 +10,8 @@ use std::collections::{BTreeSet, BinaryHeap};
 use crate::state::Traffic;
 use crate::wire::{icmp, sctp, tcp, udp};
 
-/// Rules that are rather walked than searched: they fit a few cache lines.
-const WALKED_MAX: usize = 16;
+/// Rules that are rather walked than searched: they fit four cache lines.
+const WALKED_MAX: usize = 4;
 
 /// What rules ask of a packet beside its addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

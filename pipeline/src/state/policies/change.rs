@@ -311,7 +311,7 @@ impl Policies {
         let old = subject.groups.clone();
         let mut new = BTreeSet::new();
         for address in subject.addresses.iter() {
-            new.extend(self.membership.sets(*address).iter());
+            new.extend(self.membership.sets(*address).groups());
         }
         let new: Arc<[GroupId]> = new.into_iter().collect();
         let is_in = |groups: &[GroupId], group: &GroupId| groups.binary_search(group).is_ok();

@@ -154,15 +154,27 @@ pub(crate) struct GroupSets<'a> {
 impl GroupSets<'_> {
     /// Whether there are no more than so many; one that is in several sets counts so often.
     pub(super) fn has_at_most(&self, most: usize) -> bool {
-        self.iter().nth(most).is_none()
+        let few = self.own.len() + self.by_name.len();
+        let in_ranges = || self.in_ranges().map(<[GroupId]>::len).sum::<usize>();
+        few <= most && (self.ranges.is_empty() || few + in_ranges() <= most)
     }
 
     pub(super) fn contains(&self, group: GroupId) -> bool {
-        self.all().any(|set| set.binary_search(&group).is_ok())
+        let has = |set: &[GroupId]| set.binary_search(&group).is_ok();
+        has(self.own) || has(&self.by_name) || !self.ranges.is_empty() && self.in_ranges().any(has)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = GroupId> {
-        self.all().flat_map(|set| set.iter().copied())
+    pub(super) fn groups(&self) -> impl Iterator<Item = GroupId> {
+        let own = self.own.iter().chain(&self.by_name);
+        own.chain(self.in_ranges().flatten()).copied()
+    }
+
+    /// As [`groups`](Self::groups), without asking for ranges where there are none.
+    pub(super) fn for_each(&self, mut each: impl FnMut(GroupId)) {
+        self.own.iter().chain(&self.by_name).for_each(|group| each(*group));
+        if !self.ranges.is_empty() {
+            self.in_ranges().flatten().for_each(|group| each(*group));
+        }
     }
 
     /// With those in which the address is for its names, in order.
@@ -170,8 +182,7 @@ impl GroupSets<'_> {
         GroupSets { by_name, ..self }
     }
 
-    fn all(&self) -> impl Iterator<Item = &[GroupId]> {
-        let ranges = self.ranges.holding(self.address).map(GroupSet::as_slice);
-        [self.own, self.by_name.as_slice()].into_iter().chain(ranges)
+    fn in_ranges(&self) -> impl Iterator<Item = &[GroupId]> {
+        self.ranges.holding(self.address).map(GroupSet::as_slice)
     }
 }

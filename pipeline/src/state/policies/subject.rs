@@ -214,7 +214,7 @@ impl Section {
         consider(self.anybody.as_deref());
         // The smaller side is walked, the other asked.
         if packet.far.has_at_most(self.groups.len()) {
-            packet.far.iter().for_each(|group| consider(self.groups.get(&group)));
+            packet.far.for_each(|group| consider(self.groups.get(&group)));
         } else {
             let met = self.groups.iter().filter(|(group, _)| packet.far.contains(**group));
             met.for_each(|(_, rules)| consider(Some(rules)));
