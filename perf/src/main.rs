@@ -69,7 +69,7 @@ enum Command {
     /// The datapath's own worker loop on one core; generator and sink on another, which its cycles
     /// are free of. 64 Pods, 10 policies a side, 64-byte UDP frames, each connection answered
     /// before, all in random order. A lost or wrong packet ends the run. Needs no root.
-    Forward(forward::Arguments),
+    Forward(Box<forward::Arguments>),
     /// The same packets through Open vSwitch with DPDK, testpmd and Seine, side by side.
     ///
     /// Open vSwitch as a plain switch, then with the flows that Antrea would give it for the same

@@ -10,7 +10,6 @@
 //! has its core alone. What the poller says of its own cycles is the figure.
 
 pub mod figures;
-pub mod generator;
 pub mod room;
 pub mod rows;
 pub mod session;

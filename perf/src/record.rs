@@ -3,6 +3,7 @@
 //! The raw figures are kept, never only their medians, so that a report can be made again.
 
 mod forward;
+mod pair;
 mod peer;
 
 use std::fs;
@@ -12,6 +13,7 @@ use seine_e2e::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 
 pub use self::forward::{Forward, Part};
+pub use self::pair::Pair;
 pub use self::peer::{Peer, PeerSystem};
 use crate::first_packets::record::{FirstPacketCost, Install, Join, TableMemory};
 use crate::machine::Machine;
@@ -73,8 +75,10 @@ pub enum Record {
     Join(Join),
     /// Memory of what is installed.
     TableMemory(TableMemory),
-    /// Packets through a worker between memory ports.
+    /// Packets through a worker.
     Forward(Box<Forward>),
+    /// Two runs of that, with something and without it.
+    Pair(Box<Pair>),
     /// Packets through Seine, or a peer of it, beside each other.
     Peer(Box<Peer>),
     /// One part of a packet's way.

@@ -8,6 +8,7 @@ mod grid;
 mod idle;
 mod memory;
 mod netperf;
+mod pairs;
 mod peers;
 mod plot;
 mod stages;
@@ -34,6 +35,7 @@ pub fn tables(records: &[Record]) -> String {
         idle::table,
         memory::table,
         forward::table,
+        pairs::table,
         stages::table,
         first_packets::table,
         peers::table,
@@ -59,6 +61,8 @@ pub fn write_plots(records: &[Record], folder: &Path) -> Outcome<Vec<PathBuf>> {
         ("forward-policies.svg", forward::over_policies(records)),
         ("forward-services.svg", forward::over_services(records)),
         ("forward-sizes.svg", forward::over_sizes(records)),
+        ("peers-mpps.svg", peers::rates(records)),
+        ("peers-cycles.svg", peers::costs(records)),
     ];
     let mut written = Vec::new();
     for (name, plot) in plots {

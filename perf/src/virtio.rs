@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   FrontEnd: what to send and what came    handshake: rings and memory, over the unix socket
-//!   SplitRing: who owns which buffer        SharedMemory: the bytes, the only `unsafe` here
+//!   SplitRing, PackedRing: whose buffer     SharedMemory: the bytes, the only `unsafe` here
 //! ```
 //! It trusts its back end as far as a guest must: what a back end writes is checked before it is
 //! used, and a broken one is an error or a panic here, never wild memory.
@@ -16,6 +16,8 @@ mod echo;
 mod front_end;
 mod handshake;
 mod memory;
+mod packed;
+mod ring;
 mod split;
 
 pub use front_end::{FrontEnd, FrontEndOptions, HEADER_BYTES, Listener, Received};

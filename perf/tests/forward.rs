@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use seine_perf::forward::profile::{Kind, Order, Ports, Profile, Sum, Tunnel, Ways};
+use seine_perf::forward::profile::{Kind, Order, Ports, Profile, Rings, Sum, Tunnel, Ways};
 use seine_perf::forward::row;
 use seine_perf::record::Forward;
 
 fn profile() -> Profile {
     Profile {
         ports: Ports::Memory,
+        rings: Rings::Split,
         pods: 8,
         connections: 300,
         order: Order::Uniform,
@@ -25,6 +26,7 @@ fn profile() -> Profile {
         in_flight: 256,
         huge_pages: false,
         churn: false,
+        load_pct: None,
         seconds: 0.02,
     }
 }
@@ -79,6 +81,42 @@ fn new_connections_push_older_ones_out() {
 #[test]
 fn policies_and_pods_change_meanwhile() {
     measured(Profile { churn: true, seconds: 0.1, ..profile() });
+}
+
+#[test]
+fn guests_talk_to_guests() {
+    let ports = Ports::VhostUser;
+    for rings in [Rings::Split, Rings::Packed] {
+        let profile = Profile { ports, rings, in_line: false, ..profile() };
+        measured(profile.clone());
+        measured(Profile { size: 1500, ways: Ways::Echo, services: 40, ..profile });
+    }
+}
+
+#[test]
+fn what_a_packet_of_a_guest_takes_is_known_at_a_pace() {
+    let ports = Ports::VhostUser;
+    let profile = Profile { ports, checksum: Sum::Zero, in_line: false, ..profile() };
+    let [middle, late] = measured(Profile { load_pct: Some(20), ..profile }).delay_us.unwrap();
+    assert!(0.0 < middle && middle <= late);
+}
+
+#[test]
+fn guests_begin_connections() {
+    for services in [0, 40] {
+        let forward = measured(Profile {
+            ports: Ports::VhostUser,
+            in_line: false,
+            kind: Kind::New,
+            ways: Ways::One,
+            checksum: Sum::Zero,
+            connections: 1000,
+            in_flight: 64,
+            services,
+            ..profile()
+        });
+        assert!(forward.new_connections_per_s > Some(0.0) && forward.ended_per_s > 0.0);
+    }
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! What a packet costs between memory ports: rows of a sweep, each run a process of its own.
+//! What a packet costs: rows of a sweep, each run a process of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use seine_e2e::failure::{Failure, Outcome};
 
-use crate::forward::profile::{Kind, Order, Ports, Profile, Sum, Tunnel, Ways};
+use crate::forward::profile::{Kind, Order, Ports, Profile, Rings, Sum, Tunnel, Ways};
 use crate::forward::{row, suite};
 use crate::output::Output;
-use crate::record::{Forward, Record};
+use crate::record::{Forward, Pair, Record};
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +25,9 @@ pub struct Arguments {
     /// What packets come from and go to.
     #[arg(long, value_enum, default_value = "memory")]
     pub ports: Ports,
+    /// How guests keep their rings, where there are guests.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "split")]
+    pub rings: Vec<Rings>,
     /// Connections that send, up to 8388608; with --new, how many the table holds.
     #[arg(long, value_delimiter = ',', default_value = "10000")]
     pub connections: Vec<u32>,
@@ -74,20 +77,38 @@ pub struct Arguments {
     /// --seconds and --runs count.
     #[arg(long)]
     pub suite: bool,
+    /// So many percent of what could be forwarded is sent, evenly, and packets tell how long they
+    /// were under way; not between memory ports.
+    #[arg(long, value_delimiter = ',')]
+    pub load: Vec<u8>,
     /// How long each run counts.
     #[arg(long, default_value = "2")]
     pub seconds: f64,
     /// Runs of each row, in turns.
     #[arg(long, default_value = "3")]
     pub runs: usize,
+    /// So many pairs of runs instead, and an interval around the median of their ratios: with
+    /// --churn and without it, or this program and another (--against). A verdict takes 20.
+    #[arg(long, conflicts_with_all = ["runs", "suite"])]
+    pub pairs: Option<usize>,
+    /// Another seine-perf, which the same rows run in.
+    #[arg(long, requires = "pairs")]
+    pub against: Option<PathBuf>,
+    /// Losses of rate, in percent, that the interval is held against.
+    #[arg(long, value_delimiter = ',', default_value = "5,2", requires = "pairs")]
+    pub goals: Vec<f64>,
 }
 
 impl Arguments {
     /// What is to be measured.
     fn rows(&self) -> Outcome<Vec<Profile>> {
-        let mut rows = if self.suite { suite::rows(self.seconds) } else { self.combinations() };
+        let mut rows = match (self.suite, self.ports) {
+            (true, Ports::Memory) => suite::rows(self.seconds),
+            (true, Ports::VhostUser) => suite::guests(self.seconds),
+            (false, _) => self.combinations(),
+        };
         for row in &mut rows {
-            if row.tunnel != Tunnel::None || row.kind == Kind::New {
+            if row.tunnel != Tunnel::None || row.kind == Kind::New && row.ways == Ways::Both {
                 row.ways = Ways::One;
             }
             row.check().map_err(Failure::Unmet)?;
@@ -111,6 +132,10 @@ impl Arguments {
         }
         vary(&mut rows, &self.workers, |row, value| row.workers = value);
         vary(&mut rows, &self.huge_pages, |row, value| row.huge_pages = value == Switch::On);
+        vary(&mut rows, &self.rings, |row, value| row.rings = value);
+        if !self.load.is_empty() {
+            vary(&mut rows, &self.load, |row, value| row.load_pct = Some(value));
+        }
         vary(&mut rows, &self.order, |row, value| row.order = value);
         vary(&mut rows, &self.size, |row, value| row.size = value);
         vary(&mut rows, &self.policies_per_side, |row, value| row.policies_per_side = value);
@@ -140,6 +165,9 @@ impl Arguments {
 /// Runs it.
 pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
     let rows = arguments.rows()?;
+    if let Some(pairs) = arguments.pairs {
+        return in_pairs(arguments, pairs, &rows, output);
+    }
     output.expect_steps(rows.len() * arguments.runs);
     for round in 0..arguments.runs {
         for row in &rows {
@@ -158,6 +186,52 @@ pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
     Ok(())
 }
 
+/// Each row with something and without it, one right after the other.
+fn in_pairs(arguments: &Arguments, pairs: usize, rows: &[Profile], output: &mut Output) -> Outcome {
+    if arguments.against.is_none() && !arguments.churn {
+        let text = "--pairs compares --churn with none, or this program with one given --against";
+        return Err(Failure::Unmet(text.to_owned()));
+    }
+    output.expect_steps(pairs * rows.len());
+    for round in 0..pairs {
+        for row in rows {
+            output.step(&format!("pair {round}: {} connections", row.connections));
+            let with = || apart(row);
+            let without = || match &arguments.against {
+                Some(program) => apart_in(program, row),
+                None => apart(&Profile { churn: false, ..row.clone() }),
+            };
+            let (one, other) = if round % 2 == 0 {
+                let one = with()?;
+                (one, without()?)
+            } else {
+                let other = without()?;
+                (with()?, other)
+            };
+            output.add(Record::Pair(Box::new(paired(arguments, round, row, [&one, &other]))))?;
+        }
+    }
+    Ok(())
+}
+
+fn paired(arguments: &Arguments, round: usize, row: &Profile, [one, other]: [&Forward; 2]) -> Pair {
+    let against = match &arguments.against {
+        Some(program) => format!("this program; without: {}", program.display()),
+        None => "churn".to_owned(),
+    };
+    Pair {
+        round,
+        against,
+        cycles: [one.cycles_per_packet, other.cycles_per_packet],
+        mpps: [one.mpps, other.mpps],
+        generator_bound: one.generator_bound || other.generator_bound,
+        steal_pct: one.steal_pct.max(other.steal_pct),
+        away_pct: one.away_pct.max(other.away_pct),
+        goals_pct: arguments.goals.clone(),
+        profile: row.clone(),
+    }
+}
+
 /// Measures one row in this process: prints its record.
 pub fn run_row(profile: &str) -> anyhow::Result<()> {
     let record = row::measure(&serde_json::from_str(profile)?)?;
@@ -167,12 +241,16 @@ pub fn run_row(profile: &str) -> anyhow::Result<()> {
 
 /// Measures one row in a process of its own.
 pub(crate) fn apart(profile: &Profile) -> Outcome<Forward> {
+    let program = std::env::current_exe().map_err(Failure::io("find", Path::new("seine-perf")))?;
+    apart_in(&program, profile)
+}
+
+fn apart_in(program: &Path, profile: &Profile) -> Outcome<Forward> {
     let parse = |error: serde_json::Error| Failure::Unmet(format!("a row's record: {error}"));
     let profile = serde_json::to_string(profile).map_err(parse)?;
-    let program = std::env::current_exe().map_err(Failure::io("find", Path::new("seine-perf")))?;
-    let mut command = Command::new(&program);
+    let mut command = Command::new(program);
     command.arg("forward-row").arg(&profile).stderr(Stdio::inherit());
-    let ran = command.output().map_err(Failure::io("run", &program))?;
+    let ran = command.output().map_err(Failure::io("run", program))?;
     if !ran.status.success() {
         return Err(Failure::Unmet(format!("no figure for {profile}: see above")));
     }

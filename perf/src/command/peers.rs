@@ -1,16 +1,14 @@
-//! Seine beside Open vSwitch with DPDK and testpmd: the same traffic through each, in turns.
+//! Seine beside Open vSwitch with DPDK and testpmd: the same traffic through each over vhost-user,
+//! in turns; and Seine between memory ports, which is its cost without rings.
 
 use seine_e2e::failure::{Failure, Outcome};
 
 use super::forward::apart;
-use crate::forward::profile::{Kind, Order, Ports, Profile, Sum, Tunnel, Ways};
+use crate::forward::profile::{Kind, Order, Ports, Profile, Rings, Sum, Tunnel, Ways};
 use crate::output::Output;
 use crate::peers::room::Room;
 use crate::peers::{rows, session};
 use crate::record::{Forward, Peer, PeerSystem, Record};
-
-/// Packets under way at once.
-const IN_FLIGHT: usize = 4096;
 
 /// What to measure. Options that take a list make rows of every combination.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,9 +40,13 @@ pub struct Arguments {
     /// Runs of each row; in each round every system has its turn.
     #[arg(long, default_value = "3")]
     pub rounds: usize,
-    /// One round with 10,000 connections, straight and through 100 Services, for a second each.
+    /// One round in about three minutes: 1 to 100,000 connections at 64 bytes, and with 10,000
+    /// also 1500 bytes, 100 Services and new connections, for a second each.
     #[arg(long)]
     pub quick: bool,
+    /// Each packet begins a connection, over vhost-user alone.
+    #[arg(long)]
+    pub new: bool,
     /// Pages of 4 KiB for the peers, although there may be huge ones.
     #[arg(long)]
     pub no_huge: bool,
@@ -52,12 +54,14 @@ pub struct Arguments {
 
 impl Arguments {
     fn profiles(&self) -> Outcome<Vec<Profile>> {
+        let kind = if self.new { Kind::New } else { Kind::Established };
         let mut profiles = Vec::new();
         for &services in &self.services {
             for &size in &self.size {
                 for &connections in &self.connections {
                     let profile = Profile {
-                        ports: Ports::Memory,
+                        ports: Ports::VhostUser,
+                        rings: Rings::Split,
                         pods: self.pods,
                         connections,
                         order: self.order,
@@ -65,14 +69,15 @@ impl Arguments {
                         policies_per_side: self.policies_per_side,
                         services,
                         tunnel: Tunnel::None,
-                        ways: Ways::Both,
+                        ways: if self.new { Ways::One } else { Ways::Both },
                         checksum: self.checksum,
-                        kind: Kind::Established,
+                        kind,
                         workers: 1,
                         in_line: false,
-                        in_flight: IN_FLIGHT,
+                        in_flight: Profile::plain(kind).in_flight,
                         huge_pages: true,
                         churn: false,
+                        load_pct: None,
                         seconds: self.seconds,
                     };
                     profile.check().map_err(Failure::Unmet)?;
@@ -83,21 +88,33 @@ impl Arguments {
         Ok(profiles)
     }
 
-    fn abridged(&self) -> Arguments {
+    /// What is to be measured.
+    fn all_profiles(&self) -> Outcome<Vec<Profile>> {
         if !self.quick {
-            return self.clone();
+            return self.profiles();
         }
-        let (connections, services) = (vec![10_000], vec![0, 100]);
-        Arguments { connections, services, seconds: 1.0, rounds: 1, ..self.clone() }
+        let base = Arguments { seconds: 1.0, ..self.clone() };
+        let one = Arguments { connections: vec![10_000], ..base.clone() };
+        let more = [
+            Arguments { size: vec![1500], ..one.clone() },
+            Arguments { services: vec![100], ..one.clone() },
+            Arguments { new: true, ..one.clone() },
+            Arguments { new: true, services: vec![100], ..one },
+        ];
+        let mut profiles = base.profiles()?;
+        for arguments in more {
+            profiles.extend(arguments.profiles()?);
+        }
+        Ok(profiles)
     }
 }
 
 /// Runs it.
 pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
-    let arguments = arguments.abridged();
-    let profiles = arguments.profiles()?;
-    output.expect_steps(arguments.rounds * 3);
-    for round in 0..arguments.rounds {
+    let profiles = arguments.all_profiles()?;
+    let rounds = if arguments.quick { 1 } else { arguments.rounds };
+    output.expect_steps(rounds * 3);
+    for round in 0..rounds {
         let mut turns = [Turn::Testpmd, Turn::OpenVSwitch, Turn::Seine];
         turns.rotate_left(round % 3);
         for turn in turns {
@@ -120,7 +137,7 @@ impl Turn {
         match self {
             Turn::Testpmd => "testpmd between vhost-user ports",
             Turn::OpenVSwitch => "Open vSwitch with DPDK",
-            Turn::Seine => "Seine between memory ports",
+            Turn::Seine => "Seine",
         }
     }
 }
@@ -136,7 +153,12 @@ fn take(
 ) -> Outcome {
     if let Turn::Seine = turn {
         for profile in profiles {
-            output.add(Record::Peer(Box::new(ours(Forward { round, ..apart(profile)? }))))?;
+            let memory = Profile { ports: Ports::Memory, ..profile.clone() };
+            // What rings cost of a new connection is of no interest.
+            let established = profile.kind == Kind::Established;
+            for profile in [Some(profile), established.then_some(&memory)].into_iter().flatten() {
+                output.add(Record::Peer(Box::new(ours(Forward { round, ..apart(profile)? }))))?;
+            }
         }
         return Ok(());
     }
@@ -170,13 +192,13 @@ fn ours(forward: Forward) -> Peer {
         mpps: forward.mpps,
         cycles_per_packet: forward.cycles_per_packet,
         generator_bound: forward.generator_bound,
-        new_connections_per_s: None,
+        new_connections_per_s: forward.new_connections_per_s,
         bytes_per_connection: Some(forward.bytes_per_connection),
         steal_pct: forward.steal_pct,
         away_pct: forward.away_pct,
         busy_pct: forward.busy_pct,
         generator_cycles_per_packet: forward.generator_cycles_per_packet,
-        lost_pct: 0.0,
+        lost_pct: forward.lost_pct,
         passes_per_packet: None,
         ct_actions_first: None,
         ct_actions_later: None,
@@ -185,6 +207,7 @@ fn ours(forward: Forward) -> Peer {
         upcalls: None,
         flows: None,
         packets_per_batch: Some(forward.packets_per_batch),
+        delay_us: forward.delay_us,
         tsc_ghz: forward.tsc_ghz,
         pages: forward.pages,
         profile: forward.profile,

@@ -46,7 +46,7 @@ pub fn once(connections: u32, seed: u64) -> Vec<u32> {
 pub fn draw(profile: &Profile, connections: u32, seed: u64) -> Vec<u32> {
     let mut random = Random::new(seed);
     match (profile.order, profile.ways) {
-        (order, Ways::One) => {
+        (order, Ways::One | Ways::Echo) => {
             drawn(order, connections, &mut random).iter().map(|drawn| drawn * 2).collect()
         }
         (order, Ways::Both) => {

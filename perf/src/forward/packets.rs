@@ -9,7 +9,7 @@ use seine_pipeline::address::Mac;
 use seine_pipeline::packet::Checksum;
 
 use self::frame::{End, Expected};
-pub use self::frame::{OUTER, decapsulated, is_at_home, renew};
+pub use self::frame::{OUTER, decapsulated, is_at_home, number, renew, stamp, stamped};
 use super::objects::{
     ENDPOINTS, FIRST_OPEN_PORT, FIRST_POD, GATEWAY_MAC, REMOTE_PODS, SERVICE_PORT, UPLINK,
     pod_address, pod_mac, remote_address, service_address, service_pods, service_target,

@@ -9,6 +9,29 @@ use serde::{Deserialize, Serialize};
 pub enum Ports {
     /// Rings in memory: frames pass uncopied, no system calls.
     Memory,
+    /// Rings that are shared with guests: a copy in, a copy out.
+    VhostUser,
+}
+
+/// How guests keep their rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rings {
+    /// Descriptors, and a ring for each side.
+    #[default]
+    Split,
+    /// One ring that both sides write.
+    Packed,
+}
+
+impl Ports {
+    /// As in `--ports`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ports::Memory => "memory",
+            Ports::VhostUser => "vhost-user",
+        }
+    }
 }
 
 /// In which order connections send.
@@ -62,6 +85,8 @@ pub enum Ways {
     Both,
     /// Only those who began.
     One,
+    /// Only those who began, and each packet that comes out is answered; not between memory ports.
+    Echo,
 }
 
 /// What stands in the UDP checksum.
@@ -91,6 +116,9 @@ pub enum Kind {
 pub struct Profile {
     /// Where packets come from and go to.
     pub ports: Ports,
+    /// How guests keep their rings, where there are guests.
+    #[serde(default)]
+    pub rings: Rings,
     /// Pods of this node, each with a port.
     pub pods: usize,
     /// Connections; with new ones, how many the table holds.
@@ -121,6 +149,9 @@ pub struct Profile {
     pub huge_pages: bool,
     /// Policies and Pods change meanwhile, and Services that nobody uses are installed.
     pub churn: bool,
+    /// So many percent of the packets that could be forwarded are sent, evenly; none: all.
+    #[serde(default)]
+    pub load_pct: Option<u8>,
     /// How long the window is.
     pub seconds: f64,
 }
@@ -133,6 +164,7 @@ impl Profile {
     pub fn plain(kind: Kind) -> Profile {
         Profile {
             ports: Ports::Memory,
+            rings: Rings::Split,
             pods: 64,
             connections: 10_000,
             order: Order::Uniform,
@@ -152,6 +184,7 @@ impl Profile {
             },
             huge_pages: true,
             churn: false,
+            load_pct: None,
             seconds: 2.0,
         }
     }
@@ -192,6 +225,27 @@ impl Profile {
         }
         if !(64..=1 << 16).contains(&self.in_flight) {
             return refused("--in-flight is not from 64 to 65536");
+        }
+        self.check_ports()
+    }
+
+    fn check_ports(&self) -> Result<(), String> {
+        let refused = |reason: &str| Err(reason.to_owned());
+        if self.ports == Ports::Memory {
+            if self.ways == Ways::Echo || self.load_pct.is_some() {
+                return refused("--ways echo and --load go with other ports than memory");
+            }
+            return Ok(());
+        }
+        if self.workers > 1 || self.in_line || self.tunnel != Tunnel::None || self.churn {
+            return refused("--workers 2, --in-line, --tunnel and --churn go with memory ports");
+        }
+        let paced = self.kind == Kind::Established && self.checksum == Sum::Zero;
+        if self.load_pct.is_some_and(|it| !(1..=100).contains(&it) || !paced) {
+            return refused("--load is from 1 to 100, with --checksum zero and without --new");
+        }
+        if self.checksum == Sum::Partial {
+            return refused("--checksum partial goes with memory ports");
         }
         Ok(())
     }

@@ -11,10 +11,10 @@ use seine_datapath::worker::Worker;
 
 use super::churn::Churn;
 use super::generator::{Generator, RunError};
-use super::order;
 use super::packets::Traffic;
-use super::profile::{Kind, Profile};
+use super::profile::{Kind, Ports, Profile};
 use super::switch::{Switch, SwitchError, Watch};
+use super::{order, outside};
 use crate::noise::{Meter, Noise};
 use crate::record::Forward;
 
@@ -103,6 +103,9 @@ impl Moment {
 
 /// Measures one row.
 pub fn measure(profile: &Profile) -> Result<Forward, RowError> {
+    if profile.ports != Ports::Memory {
+        return outside::measure(profile);
+    }
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let in_line = profile.in_line || profile.workers > 1;
     let wanted = if in_line { profile.workers } else { 2 };
@@ -295,12 +298,14 @@ fn finish(profile: &Profile, watch: &Watch, windows: &[Window]) -> Result<Forwar
         tsc_ghz: elapsed_cycles / seconds / 1e9,
         pages: pages(watch).to_owned(),
         ended_per_s: (last.ended - first.ended) as f64 / seconds,
+        lost_pct: 0.0,
+        delay_us: None,
         profile: profile.clone(),
     })
 }
 
 /// What the connection table really lies in: the kernel need not have found huge pages.
-fn pages(watch: &Watch) -> &'static str {
+pub(super) fn pages(watch: &Watch) -> &'static str {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
     let mut lines = rollup.lines().filter_map(|line| line.strip_prefix("AnonHugePages:"));
     let kib = lines.next().and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok());

@@ -1,6 +1,6 @@
 //! The rows of docs/PERFORMANCE.md: the default profile, and what each thing beside it adds.
 
-use super::profile::{Kind, Order, Profile, Sum, Tunnel, Ways};
+use super::profile::{Kind, Order, Ports, Profile, Rings, Sum, Tunnel, Ways};
 
 /// All of them, each counted for so long.
 pub fn rows(seconds: f64) -> Vec<Profile> {
@@ -33,13 +33,41 @@ pub fn rows(seconds: f64) -> Vec<Profile> {
     rows
 }
 
+/// Those over vhost-user, each counted for so long.
+pub fn guests(seconds: f64) -> Vec<Profile> {
+    let plain = Profile { seconds, ports: Ports::VhostUser, ..Profile::plain(Kind::Established) };
+    let with = |change: fn(&mut Profile)| {
+        let mut row = plain.clone();
+        change(&mut row);
+        row
+    };
+    let counts = [1, 1000, 10_000, 100_000];
+    let mut rows: Vec<Profile> =
+        counts.into_iter().map(|connections| Profile { connections, ..plain.clone() }).collect();
+    rows.extend([
+        with(|row| row.rings = Rings::Packed),
+        with(|row| row.ways = Ways::One),
+        with(|row| row.ways = Ways::Echo),
+        with(|row| row.services = 1000),
+        with(|row| row.size = 512),
+        with(|row| row.size = 1500),
+        with(|row| (row.size, row.rings) = (1500, Rings::Packed)),
+        with(|row| (row.size, row.ways) = (1500, Ways::Echo)),
+    ]);
+    rows.extend([10, 50, 90].map(|load| Profile { load_pct: Some(load), ..plain.clone() }));
+    let new = Profile { kind: Kind::New, ways: Ways::One, connections: 100_000, ..plain };
+    let in_flight = Profile::plain(Kind::New).in_flight;
+    rows.extend([0, 1000].map(|services| Profile { services, in_flight, ..new.clone() }));
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_row_can_be_measured_and_stands_there_once() {
-        let rows = rows(1.0);
+        let rows = [rows(1.0), guests(1.0)].concat();
         for (at, row) in rows.iter().enumerate() {
             assert_eq!(row.check(), Ok(()));
             assert!(!rows[..at].contains(row), "twice: {row:?}");

@@ -8,6 +8,7 @@ use seine_datapath::counters::{PortCounters, PortTotals, WorkerCounters};
 use seine_datapath::frame::{FrameCache, Region};
 use seine_datapath::machine::{Wake, prefetch};
 use seine_datapath::memory::{self, Pages, Wanted};
+use seine_datapath::port::Queue;
 use seine_datapath::port::memory::{MemoryOptions, MemoryWire, open};
 use seine_datapath::publish::{PublicationWriter, publication};
 use seine_datapath::slot::{COMMANDS_MAX, Command, Slot};
@@ -22,8 +23,9 @@ use seine_pipeline::state::State;
 use seine_pipeline::verdict::DropReason;
 use tokio::sync::oneshot;
 
+use super::guests::Guests;
 use super::objects::{FIRST_POD, NEXT_HOP_MAC, installed};
-use super::profile::{Kind, Profile};
+use super::profile::{Kind, Ports, Profile};
 
 /// Keys the hash tables: the same in every run, so that runs differ by nothing that can be helped.
 const SEED: u64 = 0x5e1e;
@@ -51,6 +53,12 @@ pub enum SwitchError {
     /// No descriptor for a worker or a port.
     #[error("cannot open a worker or a port: {0}")]
     Open(#[from] std::io::Error),
+    /// A port was refused.
+    #[error(transparent)]
+    Port(#[from] seine_datapath::port::OpenError),
+    /// A port without what a worker needs of it.
+    #[error("the port of Pod {0} has no queue")]
+    NoQueue(usize),
 }
 
 /// Workers that nobody drives yet, and the far ends of their ports.
@@ -59,6 +67,8 @@ pub struct Switch {
     pub workers: Vec<Worker>,
     /// The far ends: of each worker, one for each port.
     pub wires: Vec<Vec<MemoryWire>>,
+    /// Where guests connect, if Pods have vhost-user ports.
+    pub guests: Option<Guests>,
     /// What can be seen from outside.
     pub watch: Watch,
     /// Publishes changes.
@@ -166,6 +176,10 @@ impl Switch {
         let mut switch = Switch {
             workers: Vec::new(),
             wires: Vec::new(),
+            guests: match profile.ports {
+                Ports::Memory => None,
+                Ports::VhostUser => Some(Guests::new()?),
+            },
             watch: Watch {
                 workers: Vec::new(),
                 ports: Vec::new(),
@@ -195,11 +209,14 @@ impl Switch {
             })?;
             let mut wires = Vec::new();
             for port in 0..profile.pods + FIRST_POD {
-                // All may meet at one port: it receives a batch a round, however many wait there.
-                let ring_frames = profile.in_flight;
-                let options = MemoryOptions { ring_frames, wakes: false, ..Default::default() };
-                let (mut queues, mut far) = open(region, options)?;
-                let (Some(queue), Some(wire)) = (queues.pop(), far.pop()) else { continue };
+                let queue = match &mut switch.guests {
+                    Some(guests) if port >= FIRST_POD => guests.open(region)?,
+                    _ => {
+                        let (queue, wire) = memory_port(profile, region)?;
+                        wires.push(wire);
+                        queue
+                    }
+                };
                 let counters: Arc<PortCounters> = Arc::default();
                 let Some(id) = PortId::new(port) else { continue };
                 let slot = Slot::new(id, queue, counters.clone());
@@ -208,7 +225,6 @@ impl Switch {
                 let _ = commands.send(Command::Add(slot, done));
                 worker.obey();
                 switch.watch.ports.push(counters);
-                wires.push(wire);
             }
             switch.watch.workers.push(counters);
             switch.workers.push(worker);
@@ -216,6 +232,18 @@ impl Switch {
         }
         Ok(switch)
     }
+}
+
+/// A port in memory, and its far end.
+fn memory_port(
+    profile: &Profile,
+    region: &'static Region,
+) -> Result<(Box<dyn Queue>, MemoryWire), SwitchError> {
+    // All may meet at one port: it receives a batch a round, however many wait there.
+    let ring_frames = profile.in_flight;
+    let options = MemoryOptions { ring_frames, wakes: false, ..Default::default() };
+    let (mut queues, mut far) = open(region, options)?;
+    queues.pop().zip(far.pop()).ok_or(SwitchError::NoQueue(0))
 }
 
 /// Room for all connections of the profile, whoever began them and however fast.

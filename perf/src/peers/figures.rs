@@ -2,38 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use seine_e2e::failure::Outcome;
-
-/// A switch with one polling thread, as far as it can be watched.
-pub trait Poller {
-    /// Begins a window.
-    fn begin(&mut self) -> Outcome;
-    /// What it did since it began.
-    fn end(&mut self) -> Outcome<Figures>;
-    /// Nanoseconds that the thread was on its core so far.
-    fn on_core_ns(&self) -> Outcome<u64>;
-}
-
-/// What a poller did in a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Figures {
-    /// Packets that it received.
-    pub packets: f64,
-    /// TSC cycles that it spent on them.
-    pub busy_cycles: f64,
-    /// TSC cycles that it found nothing in; none where it does not say.
-    pub idle_cycles: Option<f64>,
-    /// Times that a packet was looked up, on average.
-    pub passes_per_packet: Option<f64>,
-    /// Share of look-ups that the exact-match cache answered, in percent.
-    pub emc_hit_pct: Option<f64>,
-    /// Share of look-ups that the signature-match cache answered, in percent.
-    pub smc_hit_pct: Option<f64>,
-    /// Look-ups that nothing answered, so that the flows were walked.
-    pub upcalls: Option<f64>,
-    /// Packets sent to one port at once.
-    pub packets_per_output_batch: Option<f64>,
-}
+use crate::forward::session::Figures;
 
 /// The first poller of `ovs-appctl dpif-netdev/pmd-stats-show`.
 pub fn of_open_vswitch(text: &str) -> Option<Figures> {

@@ -3,14 +3,16 @@
 use seine_e2e::failure::{Failure, Outcome};
 use seine_pipeline::state::{Action, Change, Object};
 
-use super::generator::{Generator, Play, Wiring};
 use super::room::Room;
-use super::session::{RING_SIZE, blank, failed, teach, window};
+use super::session::{blank, peer};
 use super::testpmd::{PORTS_MAX, Testpmd};
 use super::vswitch::{CACHES, Caches, OpenVSwitch};
+use crate::forward::far_ends::{Generator, Play, Wiring};
+use crate::forward::guests::front_end_options;
 use crate::forward::objects::installed;
 use crate::forward::packets::Traffic;
-use crate::forward::profile::Profile;
+use crate::forward::profile::{Kind, Profile, Rings};
+use crate::forward::session::{failed, teach, window};
 use crate::openflow;
 use crate::openflow::walk::{Ends, Walk, met};
 use crate::record::{Peer, PeerSystem};
@@ -27,7 +29,8 @@ pub fn open_vswitch(room: &Room, profiles: &[Profile], taken: Taken<'_>) -> Outc
     let pages = pages(&front_ends);
     let mut session = Session { switch, generator: Generator::new(front_ends, Wiring::Switched) };
     session.switch.switch_by_address(first.pods)?;
-    for profile in profiles.iter().filter(|it| it.services == 0) {
+    let switched = |it: &&Profile| it.services == 0 && it.kind == Kind::Established;
+    for profile in profiles.iter().filter(switched) {
         let blank = blank(PeerSystem::OvsL2, profile, pages);
         let blank = Peer { policies_per_side: 0, flows: Some(1), ..blank };
         session.switch.forget_connections()?;
@@ -46,14 +49,24 @@ pub fn open_vswitch(room: &Room, profiles: &[Profile], taken: Taken<'_>) -> Outc
         let mut traffic = Traffic::new(profile);
         let first = session.ct_actions(&mut traffic, profile, "first", walk(profile).first())?;
         teach(&mut session.generator, &mut traffic, profile)?;
-        let later = session.ct_actions(&mut traffic, profile, "later", walk(profile).later())?;
+        let later = match profile.kind {
+            Kind::Established => {
+                Some(session.ct_actions(&mut traffic, profile, "later", walk(profile).later())?)
+            }
+            Kind::New => None,
+        };
         let blank = Peer {
             flows: Some(session.switch.flow_count()?),
             ct_actions_first: Some(first),
-            ct_actions_later: Some(later),
+            ct_actions_later: later,
             ..blank(PeerSystem::OvsAntrea, profile, pages)
         };
-        session.measure(&mut traffic, profile, &CACHES, &blank, taken)?;
+        let settings = match profile.kind {
+            Kind::Established => &CACHES[..],
+            // No cache answers a packet that is the first of its kind.
+            Kind::New => &CACHES[..1],
+        };
+        session.measure(&mut traffic, profile, settings, &blank, taken)?;
     }
     session.switch.dump()
 }
@@ -67,22 +80,22 @@ pub fn testpmd(room: &Room, profiles: &[Profile], taken: Taken<'_>) -> Outcome {
     let mut generator = Generator::new(front_ends, Wiring::Paired);
     let mut sizes = Vec::new();
     for profile in profiles {
-        if sizes.contains(&profile.size) {
+        if sizes.contains(&profile.size) || profile.kind == Kind::New {
             continue;
         }
         sizes.push(profile.size);
         let profile = Profile { pods, services: 0, ..profile.clone() };
         let traffic = Traffic::new(&profile);
-        let window = window(&mut generator, &traffic, &profile, &mut testpmd)?;
+        let window = window(&mut generator, &traffic, &profile, None, &mut testpmd)?;
         let blank = blank(PeerSystem::TestpmdIo, &profile, pages);
-        taken(window.peer(Peer { policies_per_side: 0, ..blank }))?;
+        taken(peer(&window, Peer { policies_per_side: 0, ..blank }))?;
     }
     Ok(())
 }
 
 struct Session {
     switch: OpenVSwitch,
-    generator: Generator,
+    generator: Generator<FrontEnd>,
 }
 
 impl Session {
@@ -101,8 +114,8 @@ impl Session {
                 taken(Peer { unavailable: Some(reason), ..blank })?;
                 continue;
             }
-            let window = window(&mut self.generator, traffic, profile, &mut self.switch)?;
-            taken(window.peer(blank))?;
+            let window = window(&mut self.generator, traffic, profile, None, &mut self.switch)?;
+            taken(peer(&window, blank))?;
         }
         // The next connections begin with what is installed.
         self.switch.set_caches(CACHES[0])?.map_err(Failure::Unmet)
@@ -118,8 +131,8 @@ impl Session {
         expected: usize,
     ) -> Outcome<usize> {
         self.switch.forget_look_ups()?;
-        let mut play = Play { traffic, order: &[0], window: 1, size: profile.size };
-        let lost = self.generator.teach(&mut play).map_err(failed)?;
+        let mut play = Play::of(profile, traffic, &[0], 1);
+        let lost = self.generator.teach(&mut play, 1).map_err(failed)?;
         let dump = self.switch.look_ups()?;
         let counted = met(&dump);
         if lost == 0 && counted == expected {
@@ -135,8 +148,8 @@ impl Session {
 
 fn options(profiles: &[Profile]) -> FrontEndOptions {
     let sizes = profiles.iter().map(|profile| profile.size);
-    let frame_bytes_max = sizes.max().unwrap_or_default().max(64);
-    FrontEndOptions { ring_size: RING_SIZE, frame_bytes_max, features: 0 }
+    let frame_bytes_max = sizes.max().unwrap_or_default();
+    front_end_options(frame_bytes_max, Rings::Split)
 }
 
 fn pages(front_ends: &[FrontEnd]) -> &'static str {

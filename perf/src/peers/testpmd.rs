@@ -11,8 +11,9 @@ use nix::sys::stat::Mode;
 use seine_e2e::daemon::Daemon;
 use seine_e2e::failure::{Failure, Outcome};
 
-use super::figures::{self, Figures, Poller};
+use super::figures;
 use super::room::{GENERATOR_CORE, Room, SWITCH_CORE};
+use crate::forward::session::{Figures, Poller};
 use crate::process;
 use crate::virtio::{FrontEnd, FrontEndOptions, Listener};
 

@@ -11,9 +11,10 @@ use seine_e2e::daemon::Daemon;
 use seine_e2e::failure::{Failure, Outcome};
 use seine_e2e::namespace::output;
 
-use super::figures::{self, Figures, Poller};
+use super::figures;
 use super::room::{GENERATOR_CORE, Room, SWITCH_CORE};
 use crate::forward::objects::{FIRST_POD, pod_mac};
+use crate::forward::session::{Figures, Poller};
 use crate::openflow::FlowSet;
 use crate::process;
 use crate::virtio::{FrontEnd, FrontEndOptions, Listener};

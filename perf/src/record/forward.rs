@@ -9,7 +9,7 @@ use crate::forward::profile::Profile;
 pub struct Forward {
     /// Counted from 0.
     pub round: usize,
-    /// "memory".
+    /// "memory" or "vhost-user".
     pub ports: String,
     /// Bytes of a frame without its check sequence; of the inner one, in a tunnel.
     pub size: usize,
@@ -54,6 +54,13 @@ pub struct Forward {
     pub pages: String,
     /// Connections that ended, by timeout or to make room, a second.
     pub ended_per_s: f64,
+    /// Packets that did not come out, of a hundred; between memory ports there are none.
+    #[serde(default)]
+    pub lost_pct: f64,
+    /// Microseconds that half of the packets were under way at most, and 99 of a hundred, where
+    /// they came at a pace.
+    #[serde(default)]
+    pub delay_us: Option<[f64; 2]>,
     /// All that was asked for.
     pub profile: Profile,
 }

@@ -63,7 +63,7 @@ pub struct Peer {
     pub cycles_per_packet: f64,
     /// The poller waited for packets: its figure is an upper bound.
     pub generator_bound: bool,
-    /// None of these rows begins connections in its window.
+    /// Where each packet begins a connection: how many a second.
     pub new_connections_per_s: Option<f64>,
     /// Memory of the connection table, for each that it has room for; only ours says.
     pub bytes_per_connection: Option<f64>,
@@ -93,6 +93,10 @@ pub struct Peer {
     pub flows: Option<usize>,
     /// Packets sent to one port, or received by a worker, at once.
     pub packets_per_batch: Option<f64>,
+    /// Microseconds that half of the packets were under way at most, and 99 of a hundred, where
+    /// they came at a pace.
+    #[serde(default)]
+    pub delay_us: Option<[f64; 2]>,
     /// TSC cycles in a nanosecond.
     pub tsc_ghz: f64,
     /// "2 MiB" or "4 KiB": pages of the memory that is shared with the poller.

@@ -3,7 +3,7 @@
 use super::grid::Grid;
 use super::plot::{self, Line};
 use super::{figure, spread};
-use crate::forward::profile::{Kind, Profile, Sum, Ways};
+use crate::forward::profile::{Kind, Ports, Profile, Rings, Sum, Ways};
 use crate::record::{Forward, Record};
 use crate::statistics::Summary;
 
@@ -32,22 +32,32 @@ fn summary(row: &[&Forward], of: fn(&Forward) -> f64) -> Option<Summary> {
 
 /// What is not as in the default profile and has no column of its own.
 fn remarks(run: &Forward) -> String {
-    let Profile { ways, checksum, kind, in_line, workers, churn, huge_pages, pods, .. } =
-        &run.profile;
+    let pages = (!run.profile.huge_pages || run.pages == "4 KiB").then(|| run.pages.clone());
+    let described = described(&run.profile);
+    [described].into_iter().chain(pages).filter(|it| !it.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// What of a profile is not as in the default one and has no column of its own.
+pub(super) fn described(profile: &Profile) -> String {
+    let Profile { ways, checksum, kind, in_line, workers, churn, pods, .. } = profile;
     let mut remarks = Vec::new();
     let mut remark = |applies: bool, text: String| {
         if applies {
             remarks.push(text);
         }
     };
+    remark(profile.ports != Ports::Memory, profile.ports.name().to_owned());
+    remark(profile.rings == Rings::Packed, "packed rings".to_owned());
     remark(*kind == Kind::New, "new".to_owned());
     remark(*kind != Kind::New && *ways == Ways::One, "one way".to_owned());
+    remark(*ways == Ways::Echo, "echo".to_owned());
+    let load = profile.load_pct.map(|it| format!("{it} % load"));
+    remark(load.is_some(), load.unwrap_or_default());
     remark(*checksum == Sum::Complete, "checksums".to_owned());
     remark(*checksum == Sum::Partial, "partial checksums".to_owned());
     remark(*churn, "churn".to_owned());
     remark(*workers > 1, format!("{workers} workers"));
     remark(*in_line || *workers > 1, "in line".to_owned());
-    remark(!huge_pages || run.pages == "4 KiB", run.pages.clone());
     remark(*pods != 64, format!("{pods} Pods"));
     remarks.join(", ")
 }
@@ -78,6 +88,8 @@ pub fn table(records: &[Record]) -> Option<String> {
     let mut grid = Grid::new(&head, 3);
     let mut new = Grid::new(&["connections", "policies", "Services", "new/s", "ended/s"], 0);
     let mut any_new = false;
+    let head = ["of", "connections", "size", "Mpps", "p50 us", "p99 us", "lost %"];
+    let (mut delays, mut any_delay) = (Grid::new(&head, 1), false);
     for row in &rows {
         let run = row[0];
         let middle = |of| summary(row, of).map_or_else(|| "-".to_owned(), |it| figure(it.median));
@@ -101,6 +113,22 @@ pub fn table(records: &[Record]) -> Option<String> {
             middle(|run| run.away_pct),
             row.len().to_string(),
         ]);
+        if run.delay_us.is_some() {
+            let delay = |place: usize| {
+                let of = |run: &&Forward| Some(run.delay_us?[place]);
+                spread(Summary::of(&row.iter().filter_map(of).collect::<Vec<_>>()))
+            };
+            delays.row(vec![
+                remarks(run),
+                run.connections.to_string(),
+                run.size.to_string(),
+                middle(|run| run.mpps),
+                delay(0),
+                delay(1),
+                middle(|run| run.lost_pct),
+            ]);
+            any_delay = true;
+        }
         if run.new_connections_per_s.is_some() {
             any_new = true;
             let rate = summary(row, |run| run.new_connections_per_s.unwrap_or_default());
@@ -113,8 +141,10 @@ pub fn table(records: &[Record]) -> Option<String> {
             ]);
         }
     }
+    let memory = rows.iter().all(|row| row[0].profile.ports == Ports::Memory);
+    let between = if memory { " between memory ports" } else { "" };
     let caption = format!(
-        "What a packet costs the worker between memory ports: cycles of its time stamp counter \
+        "What a packet costs the worker{between}: cycles of its time stamp counter \
          ({tsc_ghz:.3} GHz), of rounds that moved packets. `generator`: cycles of generator and \
          sink, which are in no other figure. (g): the worker was less than 95 % busy and waited \
          for the generator, so that its cycles are an upper bound. `away`: the share of \
@@ -124,6 +154,14 @@ pub fn table(records: &[Record]) -> Option<String> {
     if any_new {
         text.push('\n');
         text.push_str(&new.text("Connections begun a second, the table full all the time."));
+    }
+    if any_delay {
+        text.push('\n');
+        text.push_str(&delays.text(
+            "How long packets were under way, sent evenly at so many percent of what was forwarded \
+             at most: from when each was due, so that one that had to wait for room has its wait \
+             counted. To 64 cycles.",
+        ));
     }
     Some(text)
 }

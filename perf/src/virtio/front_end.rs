@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use vhost::vhost_user::Frontend;
 
-use super::handshake::{self, GUEST_ADDRESS, HandshakeError, RingEvents};
+use super::handshake::{self, GUEST_ADDRESS, HandshakeError, RingEvents, feature};
 use super::memory::{Pages, SharedMemory};
-use super::split::{Direction, Layout, SplitRing};
+use super::ring::Ring;
+use super::split::{Direction, Layout};
 
 /// Bytes of the header before each frame (VIRTIO 1.2, 5.1.6).
 pub const HEADER_BYTES: usize = 12;
@@ -85,8 +86,8 @@ impl Drop for Listener {
 /// A device with one pair of queues, in memory of its own.
 pub struct FrontEnd {
     memory: SharedMemory,
-    receive: SplitRing,
-    transmit: SplitRing,
+    receive: Ring,
+    transmit: Ring,
     events: [RingEvents; 2],
     stream: UnixStream,
     /// Ends the device when it is dropped.
@@ -119,8 +120,9 @@ impl FrontEnd {
             .map_err(|source| HandshakeError::Memory { bytes: end, source })?;
         let buffer = HEADER_AT..FRAME_AT + options.frame_bytes_max;
         let receive_bytes = buffer.len() as u32;
+        let packed = options.features & feature::RING_PACKED != 0;
         let ring = |layout, direction| {
-            SplitRing::new(&memory, layout, GUEST_ADDRESS, buffer.clone(), direction)
+            Ring::new(packed, &memory, (layout, GUEST_ADDRESS), buffer.clone(), direction)
         };
         let mut receive = ring(receive, Direction::Receive);
         let transmit = ring(transmit, Direction::Transmit);
@@ -130,8 +132,8 @@ impl FrontEnd {
         receive.publish(&memory);
         let events = [RingEvents::new()?, RingEvents::new()?];
         let mut back_end = handshake::negotiate(stream, path, options.features, events.len())?;
-        let rings = [(&receive, &events[0]), (&transmit, &events[1])];
-        handshake::start(&mut back_end, &memory, &rings)?;
+        let rings = [(receive.layout(), &events[0]), (transmit.layout(), &events[1])];
+        handshake::start(&mut back_end, &memory, &rings, packed)?;
         Ok(FrontEnd {
             headers: vec![[0; HEADER_BYTES]; options.ring_size.into()],
             memory,

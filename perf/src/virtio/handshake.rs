@@ -15,7 +15,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::memory::SharedMemory;
-use super::split::SplitRing;
+use super::split::Layout;
 
 /// Bits of features, by their names in the VIRTIO specification.
 pub mod feature {
@@ -33,6 +33,8 @@ pub mod feature {
     pub const HOST_TSO6: u64 = 1 << 12;
     /// Virtio 1: little-endian, and the header of a frame has twelve bytes.
     pub const VERSION_1: u64 = 1 << 32;
+    /// Rings are packed.
+    pub const RING_PACKED: u64 = 1 << 34;
 }
 
 /// What a back end must answer within.
@@ -141,7 +143,8 @@ pub(super) fn negotiate(
 pub(super) fn start(
     back_end: &mut Frontend,
     memory: &SharedMemory,
-    rings: &[(&SplitRing, &RingEvents)],
+    rings: &[(&Layout, &RingEvents)],
+    packed: bool,
 ) -> Result<(), HandshakeError> {
     let region = VhostUserMemoryRegionInfo {
         guest_phys_addr: GUEST_ADDRESS,
@@ -151,8 +154,9 @@ pub(super) fn start(
         mmap_handle: memory.descriptor(),
     };
     back_end.set_mem_table(&[region]).map_err(refused("memory"))?;
-    for (index, (ring, events)) in rings.iter().enumerate() {
-        let layout = ring.layout();
+    // The driver's wrap counter begins at 1.
+    let base = if packed { 1 << 15 } else { 0 };
+    for (index, (layout, events)) in rings.iter().enumerate() {
         let address = |offset: usize| memory.user_address() + offset as u64;
         let addresses = VringConfigData {
             queue_max_size: layout.size,
@@ -164,7 +168,7 @@ pub(super) fn start(
             log_addr: None,
         };
         back_end.set_vring_num(index, layout.size).map_err(refused("a ring's size"))?;
-        back_end.set_vring_base(index, 0).map_err(refused("a ring's base"))?;
+        back_end.set_vring_base(index, base).map_err(refused("a ring's base"))?;
         back_end.set_vring_addr(index, &addresses).map_err(refused("a ring's addresses"))?;
         back_end.set_vring_call(index, &events.call).map_err(refused("a ring's call"))?;
         back_end.set_vring_kick(index, &events.kick).map_err(refused("a ring's kick"))?;

@@ -12,6 +12,8 @@ use crate::forward::profile::{Profile, Sum};
 
 /// Headers of one packet before the tunnel's: Ethernet, IPv4, UDP.
 const HEADERS: usize = 14 + 20 + 8;
+/// Where a packet carries when it was due: after its number, port and source port.
+const STAMP_AT: usize = HEADERS + 8;
 /// What Geneve over IPv4 puts in front.
 pub const OUTER: usize = 14 + 20 + 8 + 8;
 /// The port of Geneve (RFC 8926).
@@ -36,7 +38,7 @@ pub(super) struct Expected {
 }
 
 /// The number that a packet carries.
-pub(super) fn number(packet: &[u8]) -> Option<u32> {
+pub fn number(packet: &[u8]) -> Option<u32> {
     bytes_at(packet, HEADERS).map(u32::from_be_bytes)
 }
 
@@ -55,6 +57,20 @@ pub(super) fn mark(packet: &mut [u8], number: u32, egress: u16) {
 /// The source port that [`renew`] has given to a packet.
 pub(super) fn renewed_port(packet: &[u8]) -> u16 {
     u16_at(packet, HEADERS + 6).unwrap_or_default()
+}
+
+/// Lets a packet carry when it was due, in cycles.
+#[inline]
+pub fn stamp(packet: &mut [u8], due: u64) {
+    if let Some(field) = packet.get_mut(STAMP_AT..STAMP_AT + 8) {
+        field.copy_from_slice(&due.to_be_bytes());
+    }
+}
+
+/// When a packet was due.
+#[inline]
+pub fn stamped(packet: &[u8]) -> u64 {
+    bytes_at(packet, STAMP_AT).map_or(0, u64::from_be_bytes)
 }
 
 /// Makes a prepared packet that of another connection of the same pair, the `lap`-th.

@@ -1,0 +1,502 @@
+//! Sends and receives on the far ends of all Pods' ports, on one core: as guests behind vhost-user,
+//! or at the Pods' ends of their veths.
+//!
+//! The loop is closed: what is under way is bounded, and a packet is sent when another came back.
+//! A switch in between may lose packets; they are counted, and what they held is given back when
+//! nothing has come for a while. With a [`Pace`] packets are also sent no sooner than they are due,
+//! and carry when that was: delay is counted from there, so one that waited here for room has its
+//! wait counted.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use seine_datapath::machine::cycles;
+
+use super::delay::Delays;
+use super::objects::FIRST_POD;
+use super::packets::{Line, Traffic, Wrong, is_at_home, number, renew, stamp, stamped};
+use super::profile::{Kind, Profile, Ways};
+use crate::virtio::{FrontEnd, HEADER_BYTES, Received};
+
+/// One in so many frames has its port judged by its own word.
+const GLANCED: u64 = 8;
+/// One in so many frames is judged in whole.
+const JUDGED: u64 = 256;
+/// Frames taken from a port at once.
+const BATCH: usize = 64;
+/// When nothing has come for so long, what is under way is lost.
+const LOST_AFTER: Duration = Duration::from_millis(200);
+/// Rounds between two looks of the outside at the counters.
+const PUBLISHED_EVERY: u32 = 64;
+/// Bytes of the longest packet that is judged.
+const PACKET_MAX: usize = 1514;
+
+/// A frame that came out of the switch.
+pub trait Arrived {
+    /// So many of its first bytes; fewer if it is shorter.
+    fn copy_to<'b>(&self, buffer: &'b mut [u8]) -> &'b [u8];
+}
+
+/// The far end of one port.
+pub trait FarEnd: Send {
+    /// Stages a frame of so many bytes that begins so; the switch gets it with
+    /// [`FarEnd::flush`]. False when there is no room.
+    fn transmit(&mut self, frame_bytes: usize, start: &[u8]) -> bool;
+    /// Takes back what the switch is done with. Says how many frames can be staged.
+    fn reclaim(&mut self) -> usize;
+    /// Lets the switch have what was staged.
+    fn flush(&mut self);
+    /// Passes on at most so many frames that came out. Says how many there were.
+    fn receive(&mut self, limit: usize, frame: impl FnMut(&dyn Arrived)) -> usize;
+    /// Whether the switch is gone.
+    fn is_closed(&self) -> bool;
+}
+
+impl Arrived for Received<'_> {
+    fn copy_to<'b>(&self, buffer: &'b mut [u8]) -> &'b [u8] {
+        Received::copy_to(self, buffer)
+    }
+}
+
+impl FarEnd for FrontEnd {
+    #[inline]
+    fn transmit(&mut self, frame_bytes: usize, start: &[u8]) -> bool {
+        self.transmit_with([0; HEADER_BYTES], frame_bytes, &[start])
+    }
+
+    #[inline]
+    fn reclaim(&mut self) -> usize {
+        FrontEnd::reclaim(self)
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        FrontEnd::flush(self);
+    }
+
+    #[inline]
+    fn receive(&mut self, limit: usize, mut frame: impl FnMut(&dyn Arrived)) -> usize {
+        FrontEnd::receive(self, limit, |received| frame(&received))
+    }
+
+    fn is_closed(&self) -> bool {
+        FrontEnd::is_closed(self)
+    }
+}
+
+/// What the switch in between does with packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wiring {
+    /// It brings them where they are addressed to.
+    Switched,
+    /// It joins ports in pairs: the first with the second, and so on.
+    Paired,
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A packet was changed or sent somewhere else than it must be.
+    #[error(transparent)]
+    Wrong(#[from] Wrong),
+    /// Packets did not come out although there was nothing to hold them up.
+    #[error("{lost} of {sent} packets did not come out while connections began")]
+    Lost {
+        /// How many.
+        lost: u64,
+        /// Of how many.
+        sent: u64,
+    },
+    /// A packet came out where no port is joined to the one that it went in by.
+    #[error("a packet came out by port {0}, which nobody sent it to")]
+    Stray(usize),
+    /// A packet goes in where there is no far end.
+    #[error("there is no far end of port {0}")]
+    NoFarEnd(usize),
+    /// The switch is gone.
+    #[error("the switch closed the connection of port {0}")]
+    Closed(usize),
+}
+
+/// Counters, for whoever looks from another thread.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Ends the run.
+    pub stop: AtomicBool,
+    /// Whether delays count.
+    pub counting: AtomicBool,
+    sent: AtomicU64,
+    returned: AtomicU64,
+    lost: AtomicU64,
+    cycles: AtomicU64,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets that came back.
+    pub returned: u64,
+    /// Packets that were given up.
+    pub lost: u64,
+    /// TSC cycles of rounds that moved packets.
+    pub cycles: u64,
+}
+
+impl Watch {
+    /// The counters as they were published last.
+    pub fn counted(&self) -> Counted {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counted {
+            sent: read(&self.sent),
+            returned: read(&self.returned),
+            lost: read(&self.lost),
+            cycles: read(&self.cycles),
+        }
+    }
+
+    fn publish(&self, counted: Counted) {
+        self.sent.store(counted.sent, Ordering::Relaxed);
+        self.returned.store(counted.returned, Ordering::Relaxed);
+        self.lost.store(counted.lost, Ordering::Relaxed);
+        self.cycles.store(counted.cycles, Ordering::Relaxed);
+    }
+}
+
+/// When packets are due: one every so many cycles.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// TSC cycles from one packet to the next.
+    pub cycles: f64,
+}
+
+/// What is sent in a run; `T` is [`Traffic`] that can be learnt from, or only be read.
+pub struct Play<'a, T> {
+    /// All packets.
+    pub traffic: T,
+    /// Their numbers, over and over.
+    pub order: &'a [u32],
+    /// Packets under way at most.
+    pub window: usize,
+    /// Bytes of each frame.
+    pub size: usize,
+    /// Each packet begins a connection of its own.
+    pub renewed: bool,
+    /// Each packet that comes out is answered, and its answer sent first.
+    pub echo: bool,
+    /// When packets are due, where they have to wait.
+    pub pace: Option<Pace>,
+}
+
+impl<'a, T> Play<'a, T> {
+    /// As the profile has it.
+    pub fn of(profile: &Profile, traffic: T, order: &'a [u32], window: usize) -> Play<'a, T> {
+        Play {
+            traffic,
+            order,
+            window,
+            size: profile.size,
+            renewed: profile.kind == Kind::New,
+            echo: false,
+            pace: None,
+        }
+    }
+
+    /// The same, for the window that counts.
+    pub fn counted(self, profile: &Profile, pace: Option<Pace>) -> Play<'a, T> {
+        Play { echo: profile.ways == Ways::Echo, pace, ..self }
+    }
+}
+
+/// Sender and receiver of all packets.
+pub struct Generator<E> {
+    far_ends: Vec<E>,
+    wiring: Wiring,
+    counted: Counted,
+    /// Connections begun so far.
+    begun: u64,
+    /// Replies that are due.
+    replies: VecDeque<u32>,
+    /// What packets of the last run took.
+    pub delays: Delays,
+}
+
+impl<E: FarEnd> Generator<E> {
+    /// One with a far end for each Pod.
+    pub fn new(far_ends: Vec<E>, wiring: Wiring) -> Generator<E> {
+        Generator {
+            far_ends,
+            wiring,
+            counted: Counted::default(),
+            begun: 0,
+            replies: VecDeque::new(),
+            delays: Delays::default(),
+        }
+    }
+
+    /// How many ports there are.
+    pub fn ports(&self) -> usize {
+        self.far_ends.len()
+    }
+
+    /// The far ends, to be opened again when the switch was.
+    pub fn far_ends(&mut self) -> &mut Vec<E> {
+        &mut self.far_ends
+    }
+
+    /// Sends so many packets in the order, judges each that comes out in whole and learns from
+    /// it, and says how many were lost.
+    pub fn teach(
+        &mut self,
+        play: &mut Play<'_, &mut Traffic>,
+        count: u64,
+    ) -> Result<u64, RunError> {
+        let before = self.counted;
+        let mut position = 0;
+        let mut last = Instant::now();
+        loop {
+            let moved = self.receive_and_learn(play)?;
+            let room = play.window.saturating_sub(self.under_way() as usize) as u64;
+            let sent = self.send(play, position, room.min(count - position) as usize, None)?;
+            position += sent as u64;
+            if moved + sent > 0 {
+                last = Instant::now();
+            } else if self.under_way() == 0 && position == count {
+                return Ok(self.counted.lost - before.lost);
+            } else if last.elapsed() > LOST_AFTER {
+                self.give_up()?;
+                last = Instant::now();
+            }
+        }
+    }
+
+    /// Sends in the order until the watch says stop.
+    pub fn run(&mut self, play: &Play<'_, &Traffic>, watch: &Watch) -> Result<(), RunError> {
+        let mut position = 0;
+        let mut last = Instant::now();
+        let mut rounds = 0_u32;
+        let start = cycles();
+        self.delays.clear();
+        while !watch.stop.load(Ordering::Relaxed) {
+            let began = cycles();
+            let counting = play.pace.is_some() && watch.counting.load(Ordering::Relaxed);
+            let mut moved = 0;
+            for port in 0..self.far_ends.len() {
+                moved += self.receive(play, port, counting)?;
+            }
+            let sent = self.answer(play)?;
+            let held = self.under_way() as usize + self.replies.len();
+            let mut room = play.window.saturating_sub(held);
+            if let Some(pace) = play.pace {
+                let due = (began.wrapping_sub(start) as f64 / pace.cycles) as u64;
+                room = room.min(due.saturating_sub(position) as usize);
+            }
+            let begun = self.send(play, position, room, Some(start))?;
+            position += begun as u64;
+            if moved + sent + begun > 0 {
+                self.counted.cycles += cycles().wrapping_sub(began);
+                last = Instant::now();
+            } else if last.elapsed() > LOST_AFTER {
+                self.give_up()?;
+                last = Instant::now();
+            }
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(PUBLISHED_EVERY) {
+                watch.publish(self.counted);
+            }
+        }
+        watch.publish(self.counted);
+        self.drain(play)
+    }
+
+    /// Collects what is still under way.
+    fn drain(&mut self, play: &Play<'_, &Traffic>) -> Result<(), RunError> {
+        let mut last = Instant::now();
+        while self.under_way() > 0 {
+            let mut moved = 0;
+            for port in 0..self.far_ends.len() {
+                moved += self.receive(play, port, false)?;
+            }
+            if moved > 0 {
+                last = Instant::now();
+            } else if last.elapsed() > LOST_AFTER {
+                self.give_up()?;
+            }
+        }
+        self.replies.clear();
+        Ok(())
+    }
+
+    fn under_way(&self) -> u64 {
+        self.counted.sent.saturating_sub(self.counted.returned + self.counted.lost)
+    }
+
+    /// Counts packets that came. What was given up may come after all.
+    fn came(&mut self, count: usize) {
+        let Counted { sent, returned, lost, .. } = &mut self.counted;
+        *returned += count as u64;
+        *lost = (*lost).min(sent.saturating_sub(*returned));
+    }
+
+    fn give_up(&mut self) -> Result<(), RunError> {
+        if let Some(port) = self.far_ends.iter().position(FarEnd::is_closed) {
+            return Err(RunError::Closed(port));
+        }
+        self.counted.lost += self.under_way();
+        Ok(())
+    }
+
+    /// Sends replies that are due. Says how many.
+    fn answer(&mut self, play: &Play<'_, &Traffic>) -> Result<usize, RunError> {
+        let mut sent = 0;
+        while let Some(number) = self.replies.front().copied()
+            && self.stage(play.size, play.traffic.lines(number))?
+        {
+            self.replies.pop_front();
+            sent += 1;
+        }
+        self.counted.sent += sent as u64;
+        Ok(sent)
+    }
+
+    /// Sends at most `count` packets from a place of the order on, and all that is staged. Says
+    /// how many.
+    fn send<T: Deref<Target = Traffic>>(
+        &mut self,
+        play: &Play<'_, T>,
+        position: u64,
+        count: usize,
+        start: Option<u64>,
+    ) -> Result<usize, RunError> {
+        let length = play.order.len() as u64;
+        let mut sent = 0;
+        for at in position..position + count as u64 {
+            let lines = play.traffic.lines(play.order[(at % length) as usize]);
+            let staged = if play.renewed {
+                let mut line = *lines.first().ok_or(RunError::NoFarEnd(0))?;
+                renew(&mut line.0, (self.begun / length) as u32, play.traffic.stride() as u32);
+                self.stage(play.size, &[line])?
+            } else if let (Some(pace), Some(start)) = (play.pace, start) {
+                let mut line = *lines.first().ok_or(RunError::NoFarEnd(0))?;
+                stamp(&mut line.0, start.wrapping_add((at as f64 * pace.cycles) as u64));
+                self.stage(play.size, &[line])?
+            } else {
+                self.stage(play.size, lines)?
+            };
+            if !staged {
+                // Its ring is full: everybody waits, so that the order stays what it is.
+                break;
+            }
+            self.begun += 1;
+            sent += 1;
+        }
+        self.far_ends.iter_mut().for_each(FarEnd::flush);
+        self.counted.sent += sent as u64;
+        Ok(sent)
+    }
+
+    #[inline]
+    fn stage(&mut self, size: usize, lines: &[Line]) -> Result<bool, RunError> {
+        let port = Traffic::ingress(lines);
+        let far_end = port.checked_sub(FIRST_POD).and_then(|it| self.far_ends.get_mut(it));
+        let (Some(far_end), [line, ..]) = (far_end, lines) else {
+            return Err(RunError::NoFarEnd(port));
+        };
+        Ok(far_end.transmit(size, &line.0)
+            || (far_end.reclaim() > 0 && far_end.transmit(size, &line.0)))
+    }
+
+    fn receive(
+        &mut self,
+        play: &Play<'_, &Traffic>,
+        index: usize,
+        counting: bool,
+    ) -> Result<usize, RunError> {
+        let (wiring, mut seen) = (self.wiring, self.counted.returned);
+        let (delays, replies) = (&mut self.delays, &mut self.replies);
+        let mut wrong = None;
+        let count = self.far_ends[index].receive(BATCH, |frame| {
+            seen += 1;
+            if play.echo {
+                let mut start = [0; 64];
+                let number = number(frame.copy_to(&mut start)).filter(|it| it.is_multiple_of(2));
+                replies.extend(number.map(|it| it + 1));
+            }
+            if !seen.is_multiple_of(GLANCED) {
+                return;
+            }
+            if counting {
+                let mut start = [0; 64];
+                let due = stamped(frame.copy_to(&mut start));
+                delays.add(cycles().wrapping_sub(due));
+            }
+            if !is_right(play.traffic, wiring, index, frame, seen.is_multiple_of(JUDGED)) {
+                wrong.get_or_insert_with(|| what_is_wrong(play.traffic, index, frame));
+            }
+        });
+        self.came(count);
+        wrong.map_or(Ok(count), Err)
+    }
+
+    fn receive_and_learn(&mut self, play: &mut Play<'_, &mut Traffic>) -> Result<usize, RunError> {
+        let mut moved = 0;
+        for (index, far_end) in self.far_ends.iter_mut().enumerate() {
+            let mut wrong = None;
+            let wiring = self.wiring;
+            moved += far_end.receive(BATCH, |frame| {
+                let mut packet = [0; PACKET_MAX];
+                if wiring == Wiring::Switched {
+                    play.traffic.learn(index + FIRST_POD, frame.copy_to(&mut packet));
+                }
+                if wrong.is_none() && !is_right(play.traffic, wiring, index, frame, true) {
+                    wrong = Some(what_is_wrong(play.traffic, index, frame));
+                }
+            });
+            if let Some(wrong) = wrong {
+                return Err(wrong);
+            }
+        }
+        self.came(moved);
+        Ok(moved)
+    }
+}
+
+/// Whether a frame is where it should be and, if it is looked at in whole, what it should be.
+fn is_right(
+    traffic: &Traffic,
+    wiring: Wiring,
+    index: usize,
+    frame: &dyn Arrived,
+    in_whole: bool,
+) -> bool {
+    match wiring {
+        Wiring::Switched if in_whole => judge(traffic, index, frame).is_ok(),
+        Wiring::Switched => {
+            let mut start = [0; 64];
+            is_at_home(frame.copy_to(&mut start), index + FIRST_POD)
+        }
+        Wiring::Paired => {
+            // It says by its sender's address where it went in.
+            let mut start = [0; 12];
+            let sender = frame.copy_to(&mut start).get(10..12);
+            let port = sender.map(|it| usize::from(u16::from_be_bytes([it[0], it[1]])));
+            port == Some((index ^ 1) + FIRST_POD)
+        }
+    }
+}
+
+fn judge(traffic: &Traffic, index: usize, frame: &dyn Arrived) -> Result<(), Wrong> {
+    let mut packet = [0; PACKET_MAX];
+    traffic.judge(index + FIRST_POD, frame.copy_to(&mut packet))
+}
+
+fn what_is_wrong(traffic: &Traffic, index: usize, frame: &dyn Arrived) -> RunError {
+    match judge(traffic, index, frame) {
+        Err(wrong) => RunError::Wrong(wrong),
+        // As such it is right, but nothing leads here.
+        Ok(()) => RunError::Stray(index),
+    }
+}

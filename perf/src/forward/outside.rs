@@ -1,0 +1,179 @@
+//! A row whose packets come from guests: our worker on one core, its guests on another, in one
+//! process.
+
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use seine_e2e::failure::{Failure, Outcome};
+
+use super::far_ends::{FarEnd, Generator, Pace, Wiring};
+use super::packets::Traffic;
+use super::profile::{Kind, Profile};
+use super::row::{RowError, pages};
+use super::session::{Figures, LATE, Poller, Window, teach, window};
+use super::switch::{Switch, SwitchError, Watch};
+use crate::record::Forward;
+
+/// What the workers did so far.
+#[derive(Clone, Copy, Default)]
+struct Work {
+    packets: u64,
+    busy_cycles: u64,
+    batches: u64,
+    hits: u64,
+    ended: u64,
+}
+
+/// Our worker, as a poller to be watched.
+struct OwnPoller {
+    watch: Watch,
+    first: Work,
+    last: Work,
+}
+
+impl OwnPoller {
+    fn work(&self) -> Work {
+        let (packets, busy_cycles) = self.watch.work();
+        let (batches, hits) = (self.watch.batches(), self.watch.hits());
+        Work { packets, busy_cycles, batches, hits, ended: self.watch.connections().1 }
+    }
+
+    /// How much of something there was in the window.
+    fn did(&self, of: fn(&Work) -> u64) -> f64 {
+        (of(&self.last) - of(&self.first)) as f64
+    }
+}
+
+impl Poller for OwnPoller {
+    fn begin(&mut self) -> Outcome {
+        self.first = self.work();
+        Ok(())
+    }
+
+    fn end(&mut self) -> Outcome<Figures> {
+        let begin = Instant::now();
+        self.last = self.work();
+        // A machine with other things to do may have given it no time.
+        while self.last.packets == self.first.packets && begin.elapsed() < LATE {
+            std::thread::sleep(Duration::from_millis(5));
+            self.last = self.work();
+        }
+        let (packets, busy_cycles) = (self.did(|it| it.packets), self.did(|it| it.busy_cycles));
+        Ok(Figures { packets, busy_cycles, ..Figures::default() })
+    }
+
+    fn on_core_ns(&self) -> Outcome<u64> {
+        Ok(self.watch.on_core_ns())
+    }
+}
+
+/// A worker that runs; it ends when this is dropped.
+struct Running {
+    watch: Watch,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watch.stop.store(true, Ordering::Relaxed);
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            eprintln!("seine-perf: the worker panicked; see above");
+        }
+    }
+}
+
+/// Measures one row, on a thread of its own: it stays on a core.
+pub fn measure(profile: &Profile) -> Result<Forward, RowError> {
+    std::thread::scope(|scope| {
+        scope.spawn(|| measure_here(profile)).join().unwrap_or(Err(RowError::Panicked))
+    })
+}
+
+fn measure_here(profile: &Profile) -> Result<Forward, RowError> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let [worker_core, generator_core, ..] = cores[..] else {
+        return Err(RowError::Cores(2, cores.len()));
+    };
+    let mut switch = Switch::open(profile)?;
+    let watch = switch.watch.clone();
+    let (Some(guests), Some(mut worker)) = (switch.guests.take(), switch.workers.pop()) else {
+        return Err(RowError::Switch(SwitchError::NoQueue(0)));
+    };
+    let watched = watch.clone();
+    let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || {
+        core_affinity::set_for_current(worker_core);
+        watched.enter();
+        worker.serve();
+    });
+    let thread = Some(thread.map_err(SwitchError::Open)?);
+    // Ends before the guests' ports do.
+    let running = Running { watch: watch.clone(), thread };
+    core_affinity::set_for_current(generator_core);
+    let generator = Generator::new(guests.connect(profile)?, Wiring::Switched);
+    let measured = through(profile, &watch, generator);
+    drop(running);
+    measured.map_err(|error| dropped(error, &watch))
+}
+
+/// Says with a failure what the worker dropped.
+fn dropped(error: Failure, watch: &Watch) -> RowError {
+    let drops = watch.drops();
+    let drops = if drops.is_empty() { "nothing" } else { &drops };
+    RowError::Machine(Failure::Unmet(format!("{error}; the workers dropped: {drops}")))
+}
+
+fn through<E: FarEnd>(
+    profile: &Profile,
+    watch: &Watch,
+    mut generator: Generator<E>,
+) -> Outcome<Forward> {
+    let mut traffic = Traffic::new(profile);
+    teach(&mut generator, &mut traffic, profile)?;
+    let mut poller =
+        OwnPoller { watch: watch.clone(), first: Work::default(), last: Work::default() };
+    let mut measured = window(&mut generator, &traffic, profile, None, &mut poller)?;
+    if let Some(load_pct) = profile.load_pct {
+        let full = measured.returned / measured.cycles;
+        let pace = Pace { cycles: 100.0 / f64::from(load_pct) / full };
+        measured = window(&mut generator, &traffic, profile, Some(pace), &mut poller)?;
+    }
+    if watch.mismatches() > 0 {
+        return Err(Failure::Unmet(RowError::Mismatch(watch.mismatches()).to_string()));
+    }
+    Ok(row(profile, watch, &poller, &measured))
+}
+
+fn row(profile: &Profile, watch: &Watch, poller: &OwnPoller, window: &Window) -> Forward {
+    let Figures { packets, busy_cycles, .. } = window.figures;
+    let packets = packets.max(1.0);
+    let is_new = profile.kind == Kind::New;
+    Forward {
+        round: 0,
+        ports: profile.ports.name().to_owned(),
+        size: profile.size,
+        connections: profile.connections,
+        order: profile.order.name().to_owned(),
+        policies_per_side: profile.policies_per_side,
+        services: profile.services,
+        tunnel: profile.tunnel.name().to_owned(),
+        workers: profile.workers,
+        mpps: window.mpps(),
+        cycles_per_packet: busy_cycles / packets,
+        generator_bound: window.is_generator_bound(),
+        new_connections_per_s: is_new.then_some(window.mpps() * 1e6),
+        bytes_per_connection: watch.bytes_per_connection,
+        steal_pct: window.steal_pct(),
+        busy_pct: 100.0 * window.busy_share(),
+        generator_cycles_per_packet: window.generator_cycles / window.returned.max(1.0),
+        away_pct: window.away_pct(),
+        hit_pct: 100.0 * poller.did(|it| it.hits) / packets,
+        packets_per_batch: packets / poller.did(|it| it.batches).max(1.0),
+        tsc_ghz: window.cycles / window.seconds / 1e9,
+        pages: pages(watch).to_owned(),
+        ended_per_s: poller.did(|it| it.ended) / window.seconds,
+        lost_pct: window.lost_pct(),
+        delay_us: window.delay_us,
+        profile: profile.clone(),
+    }
+}
