@@ -7,18 +7,24 @@
 //! and carry when that was: delay is counted from there, so one that waited here for room has its
 //! wait counted.
 
+mod end;
+mod judge;
+mod watch;
+
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use seine_datapath::machine::cycles;
 
+pub use self::end::{Arrived, FarEnd};
+use self::judge::{PACKET_MAX, is_right, what_is_wrong};
+pub use self::watch::{Counted, Watch};
 use super::delay::Delays;
 use super::objects::FIRST_POD;
-use super::packets::{Line, Traffic, Wrong, is_at_home, number, renew, stamp, stamped};
+use super::packets::{Line, Traffic, Wrong, number, renew, stamp, stamped};
 use super::profile::{Kind, Profile, Ways};
-use crate::virtio::{FrontEnd, HEADER_BYTES, Received};
 
 /// One in so many frames has its port judged by its own word.
 const GLANCED: u64 = 8;
@@ -30,61 +36,6 @@ const BATCH: usize = 64;
 const LOST_AFTER: Duration = Duration::from_millis(200);
 /// Rounds between two looks of the outside at the counters.
 const PUBLISHED_EVERY: u32 = 64;
-/// Bytes of the longest packet that is judged.
-const PACKET_MAX: usize = 1514;
-
-/// A frame that came out of the switch.
-pub trait Arrived {
-    /// So many of its first bytes; fewer if it is shorter.
-    fn copy_to<'b>(&self, buffer: &'b mut [u8]) -> &'b [u8];
-}
-
-/// The far end of one port.
-pub trait FarEnd: Send {
-    /// Stages a frame of so many bytes that begins so; the switch gets it with
-    /// [`FarEnd::flush`]. False when there is no room.
-    fn transmit(&mut self, frame_bytes: usize, start: &[u8]) -> bool;
-    /// Takes back what the switch is done with. Says how many frames can be staged.
-    fn reclaim(&mut self) -> usize;
-    /// Lets the switch have what was staged.
-    fn flush(&mut self);
-    /// Passes on at most so many frames that came out. Says how many there were.
-    fn receive(&mut self, limit: usize, frame: impl FnMut(&dyn Arrived)) -> usize;
-    /// Whether the switch is gone.
-    fn is_closed(&self) -> bool;
-}
-
-impl Arrived for Received<'_> {
-    fn copy_to<'b>(&self, buffer: &'b mut [u8]) -> &'b [u8] {
-        Received::copy_to(self, buffer)
-    }
-}
-
-impl FarEnd for FrontEnd {
-    #[inline]
-    fn transmit(&mut self, frame_bytes: usize, start: &[u8]) -> bool {
-        self.transmit_with([0; HEADER_BYTES], frame_bytes, &[start])
-    }
-
-    #[inline]
-    fn reclaim(&mut self) -> usize {
-        FrontEnd::reclaim(self)
-    }
-
-    #[inline]
-    fn flush(&mut self) {
-        FrontEnd::flush(self);
-    }
-
-    #[inline]
-    fn receive(&mut self, limit: usize, mut frame: impl FnMut(&dyn Arrived)) -> usize {
-        FrontEnd::receive(self, limit, |received| frame(&received))
-    }
-
-    fn is_closed(&self) -> bool {
-        FrontEnd::is_closed(self)
-    }
-}
 
 /// What the switch in between does with packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,52 +69,6 @@ pub enum RunError {
     /// The switch is gone.
     #[error("the switch closed the connection of port {0}")]
     Closed(usize),
-}
-
-/// Counters, for whoever looks from another thread.
-#[derive(Debug, Default)]
-pub struct Watch {
-    /// Ends the run.
-    pub stop: AtomicBool,
-    /// Whether delays count.
-    pub counting: AtomicBool,
-    sent: AtomicU64,
-    returned: AtomicU64,
-    lost: AtomicU64,
-    cycles: AtomicU64,
-}
-
-/// The counters at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Packets sent.
-    pub sent: u64,
-    /// Packets that came back.
-    pub returned: u64,
-    /// Packets that were given up.
-    pub lost: u64,
-    /// TSC cycles of rounds that moved packets.
-    pub cycles: u64,
-}
-
-impl Watch {
-    /// The counters as they were published last.
-    pub fn counted(&self) -> Counted {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counted {
-            sent: read(&self.sent),
-            returned: read(&self.returned),
-            lost: read(&self.lost),
-            cycles: read(&self.cycles),
-        }
-    }
-
-    fn publish(&self, counted: Counted) {
-        self.sent.store(counted.sent, Ordering::Relaxed);
-        self.returned.store(counted.returned, Ordering::Relaxed);
-        self.lost.store(counted.lost, Ordering::Relaxed);
-        self.cycles.store(counted.cycles, Ordering::Relaxed);
-    }
 }
 
 /// When packets are due: one every so many cycles.
@@ -461,42 +366,5 @@ impl<E: FarEnd> Generator<E> {
         }
         self.came(moved);
         Ok(moved)
-    }
-}
-
-/// Whether a frame is where it should be and, if it is looked at in whole, what it should be.
-fn is_right(
-    traffic: &Traffic,
-    wiring: Wiring,
-    index: usize,
-    frame: &dyn Arrived,
-    in_whole: bool,
-) -> bool {
-    match wiring {
-        Wiring::Switched if in_whole => judge(traffic, index, frame).is_ok(),
-        Wiring::Switched => {
-            let mut start = [0; 64];
-            is_at_home(frame.copy_to(&mut start), index + FIRST_POD)
-        }
-        Wiring::Paired => {
-            // It says by its sender's address where it went in.
-            let mut start = [0; 12];
-            let sender = frame.copy_to(&mut start).get(10..12);
-            let port = sender.map(|it| usize::from(u16::from_be_bytes([it[0], it[1]])));
-            port == Some((index ^ 1) + FIRST_POD)
-        }
-    }
-}
-
-fn judge(traffic: &Traffic, index: usize, frame: &dyn Arrived) -> Result<(), Wrong> {
-    let mut packet = [0; PACKET_MAX];
-    traffic.judge(index + FIRST_POD, frame.copy_to(&mut packet))
-}
-
-fn what_is_wrong(traffic: &Traffic, index: usize, frame: &dyn Arrived) -> RunError {
-    match judge(traffic, index, frame) {
-        Err(wrong) => RunError::Wrong(wrong),
-        // As such it is right, but nothing leads here.
-        Ok(()) => RunError::Stray(index),
     }
 }

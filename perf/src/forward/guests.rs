@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use seine_datapath::frame::Region;
 use seine_datapath::port::Queue;
-use seine_datapath::port::vhost_user::{self, Control, Mode, VhostUserOptions};
+use seine_datapath::port::vhost_user::{self, Control, Mode, SocketOwner, VhostUserOptions};
 use seine_e2e::failure::{Failure, Outcome};
 use tempfile::TempDir;
 
@@ -39,6 +39,8 @@ impl Guests {
         let options = VhostUserOptions {
             socket: &socket,
             mode: Mode::Server,
+            owner: SocketOwner::default(),
+            pairs: 1,
             queues: 1,
             mtu: MTU,
             mac: pod_mac(pod),
