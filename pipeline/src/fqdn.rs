@@ -20,6 +20,7 @@ use crate::run::Context;
 use crate::state::GroupId;
 use crate::verdict::DropReason;
 use crate::wire::dns::{self, Answer};
+use crate::wire::field::{Field, read};
 use crate::wire::ipv6::Fragment;
 use crate::wire::{tcp, u16_at, udp};
 
@@ -92,6 +93,7 @@ pub(crate) fn learn(packet: &Packet<'_>, context: &mut Context<'_>) -> Result<()
 fn message<'a>(packet: &'a Packet<'_>) -> Option<&'a [u8]> {
     let ip = packet.facts.ip.filter(|ip| ip.fragment == Fragment::Whole)?;
     packet.facts.tuple.filter(|tuple| tuple.source_port == dns::PORT)?;
+    read(Field::Name);
     let upper = packet.payload().get(ip.upper..ip.len)?;
     match ip.protocol {
         udp::PROTOCOL => upper.get(udp::LEN..),

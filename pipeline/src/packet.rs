@@ -8,6 +8,7 @@ pub use facts::{Denied, Facts, PacketSource, Tracking, Tunnel};
 use crate::address::{Mac, PortId};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::field::{Field, read};
 use crate::wire::ip::Ip;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::{Fragment, Ipv6};
@@ -257,6 +258,7 @@ impl Packet<'_> {
         }
         let length = ip.len - ip.upper;
         let sum = checksum::pseudo_header(ip.source, ip.destination, ip.protocol, length);
+        read(Field::UpperChecksum);
         if u16_at(self.payload(), ip.upper + offset) == Some(checksum::fold(sum)) {
             let start = u16::try_from(ethernet::LEN + ip.upper);
             if let (Ok(start), Ok(offset)) = (start, u16::try_from(offset)) {

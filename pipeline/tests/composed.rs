@@ -9,7 +9,7 @@
 mod policy;
 mod service;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -19,6 +19,7 @@ use seine_pipeline::state::{Change, ExistingConnections, Kind, Object, ObjectId}
 use seine_pipeline::testbed::{
     Fate, GATEWAY, HOST, Node, Twin, UPLINK, answered, endpoint, flags, port, tcp, udp,
 };
+use seine_pipeline::wire::field::{Composed, Field};
 use seine_pipeline::wire::{ethernet, ip::Ip};
 
 const PODS: [&str; 4] = ["a", "b", "c", "d"];
@@ -272,7 +273,8 @@ fn different(mut frame: Vec<u8>, how: u8) -> (Vec<u8>, Checksum) {
 
 #[test]
 fn composed_decisions_are_those_of_the_stages() {
-    let hits = Cell::new(0);
+    let (hits, judged) = (Cell::new(0), Cell::new(0));
+    let read = RefCell::new(Vec::new());
     let mut runner = TestRunner::new(ProptestConfig::with_cases(192));
     let conversations = prop::collection::vec(event(), 40..160);
     let outcome = runner.run(&(conversations, 1..3usize, any::<bool>()), |drawn| {
@@ -287,10 +289,20 @@ fn composed_decisions_are_those_of_the_stages() {
         }
         stage.node.assert_twins();
         hits.set(hits.get() + stage.node.composed().0);
+        let (more, outdated) = stage.node.judged();
+        assert_eq!(outdated, 0, "nobody else is there");
+        judged.set(judged.get() + more);
+        read.borrow_mut().extend(stage.node.read_of_composed());
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
     assert!(hits.get() > 192, "almost nothing was compared: {} hits", hits.get());
+    assert!(judged.get() > 96, "rules judged almost nothing: {}", judged.get());
+    // Each that is said to be seen to was met.
+    for field in Field::ALL {
+        let met = read.borrow().contains(&field);
+        assert_eq!(met, field.composed() != Composed::Never, "{field:?}");
+    }
 }
 
 #[test]
@@ -312,4 +324,63 @@ fn most_of_what_is_said_twice_is_composed() {
             }
         }
     }
+}
+
+/// Whatever of a packet decides must be seen to, by the key or packet by packet: a packet of a
+/// connection under way is sent with each bit of its headers the other way round.
+#[test]
+fn no_bit_of_a_header_is_overlooked() {
+    for (from, to, v6, segment) in [
+        (0, 1, false, false),
+        (0, 1, false, true),
+        (0, 1, true, true),
+        (0, 4, false, true),
+        (0, 5, true, false),
+        (0, 6, false, true),
+        (6, 1, false, false),
+    ] {
+        let mut bit = 0;
+        while differs_in(from, to, (v6, segment), bit) {
+            bit += 16;
+        }
+    }
+}
+
+/// Flips some bits, each in a conversation of its own; `false` when there are no more.
+fn differs_in(from: u8, to: u8, (v6, segment): (bool, bool), first_bit: usize) -> bool {
+    let mut stage = Stage::new();
+    for bit in first_bit..first_bit + 16 {
+        stage.open(from, to, bit as u8, v6, segment);
+        let Some((by, sent)) = stage.sent.last().cloned() else { panic!("nothing left") };
+        let (answers, answer) =
+            stage.left.last().map(|it| (it.0.clone(), answered(&it.1))).unwrap();
+        for _ in 0..2 {
+            stage.send(&answers, answer.clone(), Checksum::Complete);
+            stage.send(&by, sent.clone(), Checksum::Complete);
+        }
+        for (by, frame) in [(&by, &sent), (&answers, &answer)] {
+            let upper = frame.len() - 4 - if segment { 20 } else { 8 };
+            let end = frame.len() - 4;
+            let (at, before) = (bit / 8, stage.node.composed());
+            if at >= end {
+                return false;
+            }
+            stage.send(by, frame.clone(), Checksum::Complete);
+            assert_eq!(stage.node.composed().0, before.0 + 1, "the packet itself is a hit");
+            let mut frame = frame.clone();
+            frame[at] ^= 1 << (bit % 8);
+            stage.send(by, frame.clone(), Checksum::Complete);
+            // And once more with an IPv4 header whose sum is right.
+            let start = upper - 20;
+            if !v6 && (start..upper).contains(&at) {
+                frame[start + 10..start + 12].fill(0);
+                let sum = seine_pipeline::wire::checksum::checksum(&frame[start..upper]);
+                frame[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
+                stage.send(by, frame, Checksum::Complete);
+            }
+        }
+        stage.node.wait_ms(1000);
+    }
+    stage.node.assert_twins();
+    true
 }

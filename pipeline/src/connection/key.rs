@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::address::PortId;
+use crate::wire::field::{Field, read};
 use crate::wire::ip::Ip;
 use crate::wire::ipv6::Fragment;
 use crate::wire::{icmp, sctp, tcp, u16_at, udp};
@@ -31,6 +32,8 @@ impl Tuple {
     /// is not whole. The ports of a later fragment are not in it: they are given as 0.
     pub fn of(ip: &Ip, bytes: &[u8]) -> Option<Tuple> {
         let port = |offset| u16_at(bytes, ip.upper + offset);
+        read(Field::SourcePort);
+        read(Field::DestinationPort);
         let (source_port, destination_port) = match ip.protocol {
             _ if ip.fragment == Fragment::Later => (0, 0),
             tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL => (port(0)?, port(2)?),

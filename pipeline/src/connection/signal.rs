@@ -1,5 +1,6 @@
 //! What of a packet counts for its connection: TCP flags, SCTP chunks, questions and answers.
 
+use crate::wire::field::{Field, read};
 use crate::wire::ip::Ip;
 use crate::wire::{bytes_at, icmp, sctp, tcp};
 
@@ -36,8 +37,11 @@ impl Signal {
     /// That of the packet `bytes`, from its IP header on, whose upper-layer header is in it.
     pub fn of(ip: &Ip, bytes: &[u8]) -> Signal {
         match (ip.protocol, ip.icmp_type(bytes)) {
-            (tcp::PROTOCOL, _) => Self::of_tcp(bytes_at(bytes, ip.upper + tcp::FLAGS_OFFSET)),
-            (sctp::PROTOCOL, _) => match bytes_at(bytes, ip.upper + sctp::LEN) {
+            (tcp::PROTOCOL, _) => {
+                read(Field::TcpFlags);
+                Self::of_tcp(bytes_at(bytes, ip.upper + tcp::FLAGS_OFFSET))
+            }
+            (sctp::PROTOCOL, _) => match chunk(bytes, ip.upper) {
                 Some([sctp::INIT]) => Signal::Init,
                 Some([sctp::INIT_ACK]) => Signal::InitAck,
                 Some([sctp::ABORT | sctp::SHUTDOWN_COMPLETE]) => Signal::Abort,
@@ -74,4 +78,10 @@ impl Signal {
             _ => Signal::Nonsense,
         }
     }
+}
+
+/// The type of the first chunk of SCTP.
+fn chunk(bytes: &[u8], upper: usize) -> Option<[u8; 1]> {
+    read(Field::Chunk);
+    bytes_at(bytes, upper + sctp::LEN)
 }

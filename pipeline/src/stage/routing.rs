@@ -19,6 +19,7 @@ use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
 use crate::state::{EncapMode, Endpoint, Node, Peer, Port, State};
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::field::{Field, read};
 use crate::wire::icmp::Error;
 use crate::wire::ip::Ip;
 use crate::wire::ipv6::Fragment;
@@ -207,6 +208,7 @@ fn forges_tunnel(packet: &Packet<'_>, ip: &Ip, state: &State) -> bool {
     let Some(node) = state.node().filter(|node| node.encap_mode == EncapMode::Encap) else {
         return false;
     };
+    read(Field::DestinationPort);
     let to_node = state.peer_by_tunnel(ip.destination).is_some();
     (to_node || node.tunnel_address == ip.destination)
         && ip.protocol == udp::PROTOCOL

@@ -44,6 +44,7 @@ use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
 use crate::tally::RuleCounts;
 use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
+use crate::wire::field;
 
 pub use conversation::{answered, flags, innermost, sctp};
 pub use judge::assert_sound;
@@ -310,6 +311,7 @@ impl Node {
         packet.following = following;
         let mut trace = Trace::default();
         let mut context = Context { trace: Some(&mut trace), ..self.context() };
+        field::take_read();
         let outcome = run(&mut packet, &mut context);
         self.trace = trace;
         let place = packet.place();

@@ -12,6 +12,7 @@ use crate::limits::{CONNECTIONS_MAX, ConnectionLimits};
 use crate::packet::{Checksum, Packet, Place};
 use crate::run::Context;
 use crate::verdict::Outcome;
+use crate::wire::field::{self, Composed, Field, Fields};
 
 /// Tables are held against each other after this many packets, and after the first few.
 const COMPARED_EVERY: u64 = 64;
@@ -24,6 +25,8 @@ pub struct Twin {
     /// Each takes the packets that another one has left.
     workers: Vec<WorkerMemory>,
     packets: u64,
+    /// What the stages read of packets that needed them not.
+    read: Fields,
 }
 
 /// A packet in memory of its own, with room around it.
@@ -91,7 +94,12 @@ impl Twin {
             worker.composed.sampler = Sampler::new(SAMPLED_EVERY);
             worker
         };
-        Twin { learned, workers: (0..count).map(worker).collect(), packets: 0 }
+        Twin {
+            learned,
+            workers: (0..count).map(worker).collect(),
+            packets: 0,
+            read: Fields::default(),
+        }
     }
 
     pub(super) fn limit(&mut self, limits: ConnectionLimits) {
@@ -130,6 +138,7 @@ impl Node {
         (outcome, left, place): (Outcome, &[u8], Place),
     ) {
         let Some(mut twin) = self.twin.take() else { return };
+        let read = field::take_read();
         let mut buffer = Buffer { following, ..Buffer::of(came, known) };
         let mut survey = Survey::default();
         let batch = [(&buffer, ingress)];
@@ -145,6 +154,7 @@ impl Node {
             dry: false,
             trace: None,
         };
+        let hits = context.worker.composed.hits;
         let composed = composed::decide(&survey, 0, &mut buffer, ingress, &mut context, &Plain);
         assert_eq!(composed, outcome, "composed, and by the stages: {came:02x?}");
         if let Outcome::Output(_) = outcome {
@@ -153,8 +163,13 @@ impl Node {
             let expected = (place.checksum, place.following);
             assert_eq!(known, expected, "composed, and by the stages: {came:02x?}");
         }
-        let sampler = &mut twin.workers[turn].composed.sampler;
-        assert_eq!(sampler.take_evidence(), None, "sampled");
+        let memory = &mut twin.workers[turn].composed;
+        assert_eq!(memory.sampler.take_evidence(), None, "sampled");
+        if memory.hits > hits {
+            let mut overlooked = read.iter().filter(|it| it.composed() == Composed::Never);
+            assert_eq!(overlooked.next(), None, "read by the stages: {came:02x?}");
+            twin.read = twin.read.with(read);
+        }
         twin.packets += 1;
         if twin.packets < COMPARED_EVERY / 4 || twin.packets.is_multiple_of(COMPARED_EVERY) {
             let composed = Twin::table(&twin.learned, self.now_ms);
@@ -169,6 +184,19 @@ impl Node {
         let Some(twin) = &self.twin else { return };
         let composed = Twin::table(&twin.learned, self.now_ms);
         assert_eq!(composed, Twin::table(&self.learned, self.now_ms));
+    }
+
+    /// What the stages have read of packets that took what was composed.
+    pub fn read_of_composed(&self) -> Vec<Field> {
+        self.twin.iter().flat_map(|twin| twin.read.iter()).collect()
+    }
+
+    /// Samples that rules judged once more, and those that proved nothing.
+    pub fn judged(&self) -> (u64, u64) {
+        let samplers = self.twin.iter().flat_map(|twin| &twin.workers);
+        samplers
+            .map(|worker| &worker.composed.sampler)
+            .fold((0, 0), |(judged, outdated), it| (judged + it.judged, outdated + it.outdated))
     }
 
     /// Packets that took what was composed, and packets that took the stages.

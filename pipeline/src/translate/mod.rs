@@ -14,6 +14,7 @@ use crate::connection::Tuple;
 use crate::packet::{Checksum, Packet};
 use crate::verdict::DropReason;
 use crate::wire::checksum::{self, Difference};
+use crate::wire::field;
 use crate::wire::ip::Ip;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::{Fragment, Ipv6};
@@ -127,6 +128,7 @@ struct Field {
 impl Field {
     /// Changes it by a difference; one that is not there, or not whole, is let be.
     fn change(&self, bytes: &mut [u8], difference: Difference) {
+        field::read(field::Field::UpperChecksum);
         let Some(old) = u16_at(bytes, self.at) else { return };
         let new = match (self.partial, self.optional) {
             (true, _) => difference.sum(old),

@@ -2,6 +2,7 @@
 
 use std::borrow::{Borrow, BorrowMut};
 
+use super::field::{Field, read};
 use super::put;
 use crate::address::Mac;
 
@@ -38,18 +39,21 @@ impl<'a> Ethernet<&'a mut [u8; LEN]> {
 impl<B: Borrow<[u8; LEN]>> Ethernet<B> {
     /// To whom.
     pub fn destination(&self) -> Mac {
+        read(Field::EthernetDestination);
         let [a, b, c, d, e, f, ..] = *self.0.borrow();
         Mac([a, b, c, d, e, f])
     }
 
     /// From whom.
     pub fn source(&self) -> Mac {
+        read(Field::EthernetSource);
         let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *self.0.borrow();
         Mac([a, b, c, d, e, f])
     }
 
     /// What follows.
     pub fn ether_type(&self) -> u16 {
+        read(Field::EtherType);
         let [.., high, low] = *self.0.borrow();
         u16::from_be_bytes([high, low])
     }

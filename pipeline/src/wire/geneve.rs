@@ -1,5 +1,6 @@
 //! Geneve (RFC 8926), carrying Ethernet in network 0.
 
+use super::field::{Field, read};
 use super::{bytes_at, put};
 
 /// Its UDP port.
@@ -19,6 +20,7 @@ pub struct NotUnderstood;
 /// it: version 0, no control message, Ethernet inside, network 0, and no critical option, none
 /// being known. Other options are skipped, as section 2.2.1 asks.
 pub fn header_len(bytes: &[u8]) -> Result<usize, NotUnderstood> {
+    read(Field::Tunnel);
     let [first, flags, protocol @ .., a, b, c, _] =
         bytes_at::<LEN>(bytes, 0).ok_or(NotUnderstood)?;
     let (version, options) = (first >> 6, usize::from(first & 0x3f) * 4);

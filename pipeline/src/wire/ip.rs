@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::field::{Field, read};
 use super::ipv4::Ipv4;
 use super::ipv6::{self, Fragment, Ipv6};
 use super::{Defect, bytes_at, checksum, ethernet, icmp, ipv4, sctp, tcp, u16_at, udp};
@@ -65,6 +66,7 @@ impl Ip {
             return Err(Defect::Malformed);
         }
         let packet = bytes.get(..len).ok_or(Defect::Malformed)?;
+        read(Field::HeaderChecksum);
         if checksum::checksum(packet.get(..header).ok_or(Defect::Malformed)?) != 0 {
             return Err(Defect::Checksum);
         }
@@ -141,6 +143,8 @@ impl Ip {
         {
             return None;
         }
+        read(Field::SourcePort);
+        read(Field::DestinationPort);
         Some((u16_at(packet, self.upper)?, u16_at(packet, self.upper + 2)?))
     }
 
@@ -150,6 +154,7 @@ impl Ip {
         if self.protocol != mine || self.fragment == Fragment::Later {
             return None;
         }
+        read(Field::Icmp);
         bytes_at::<1>(packet, self.upper).map(|[kind]| kind)
     }
 

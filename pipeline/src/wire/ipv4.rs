@@ -3,6 +3,7 @@
 use std::borrow::{Borrow, BorrowMut};
 use std::net::Ipv4Addr;
 
+use super::field::{Field, read};
 use super::{bytes_at, checksum, put};
 
 /// Bytes of a header without options.
@@ -32,61 +33,73 @@ impl<B: Borrow<[u8; LEN]>> Ipv4<B> {
 
     /// 4 in a well-formed header.
     pub fn version(&self) -> u8 {
+        read(Field::Version);
         self.0.borrow()[0] >> 4
     }
 
     /// Bytes of the header, options included.
     pub fn header_len(&self) -> usize {
+        read(Field::Version);
         usize::from(self.0.borrow()[0] & 0xf) * 4
     }
 
     /// DSCP and ECN.
     pub fn traffic_class(&self) -> u8 {
+        read(Field::TrafficClass);
         self.0.borrow()[1]
     }
 
     /// Bytes of header and payload.
     pub fn total_len(&self) -> usize {
+        read(Field::Length);
         usize::from(self.word::<2>())
     }
 
     /// Whether routers may not fragment it.
     pub fn dont_fragment(&self) -> bool {
+        read(Field::Fragment);
         self.word::<6>() & 0x4000 != 0
     }
 
     /// Whether more fragments follow.
     pub fn more_fragments(&self) -> bool {
+        read(Field::Fragment);
         self.word::<6>() & 0x2000 != 0
     }
 
     /// What the fragments of one packet have in common.
     pub fn identification(&self) -> u16 {
+        read(Field::Fragment);
         self.word::<4>()
     }
 
     /// Bytes that this fragment's payload lies behind the start of the whole.
     pub fn fragment_offset(&self) -> usize {
+        read(Field::Fragment);
         usize::from(self.word::<6>() & 0x1fff) * 8
     }
 
     /// Hops left.
     pub fn ttl(&self) -> u8 {
+        read(Field::Ttl);
         self.0.borrow()[8]
     }
 
     /// What follows.
     pub fn protocol(&self) -> u8 {
+        read(Field::Protocol);
         self.0.borrow()[9]
     }
 
     /// From whom.
     pub fn source(&self) -> Ipv4Addr {
+        read(Field::Source);
         Ipv4Addr::from(bytes_at::<4>(self.0.borrow(), 12).unwrap_or_default())
     }
 
     /// To whom.
     pub fn destination(&self) -> Ipv4Addr {
+        read(Field::Destination);
         Ipv4Addr::from(bytes_at::<4>(self.0.borrow(), 16).unwrap_or_default())
     }
 }

@@ -3,6 +3,7 @@
 use std::borrow::{Borrow, BorrowMut};
 use std::net::Ipv6Addr;
 
+use super::field::{Field, read};
 use super::{Defect, bytes_at, put, u16_at};
 use crate::limits::EXTENSION_HEADERS_MAX;
 
@@ -35,36 +36,43 @@ impl<'a> Ipv6<&'a mut [u8; LEN]> {
 impl<B: Borrow<[u8; LEN]>> Ipv6<B> {
     /// 6 in a well-formed header.
     pub fn version(&self) -> u8 {
+        read(Field::Version);
         self.0.borrow()[0] >> 4
     }
 
     /// DSCP and ECN.
     pub fn traffic_class(&self) -> u8 {
+        read(Field::TrafficClass);
         self.0.borrow()[0] << 4 | self.0.borrow()[1] >> 4
     }
 
     /// Bytes behind this header.
     pub fn payload_len(&self) -> usize {
+        read(Field::Length);
         usize::from(u16_at(self.0.borrow(), 4).unwrap_or_default())
     }
 
     /// What follows, be it an extension header.
     pub fn next_header(&self) -> u8 {
+        read(Field::Protocol);
         self.0.borrow()[6]
     }
 
     /// Hops left.
     pub fn hop_limit(&self) -> u8 {
+        read(Field::Ttl);
         self.0.borrow()[7]
     }
 
     /// From whom.
     pub fn source(&self) -> Ipv6Addr {
+        read(Field::Source);
         Ipv6Addr::from(bytes_at::<16>(self.0.borrow(), 8).unwrap_or_default())
     }
 
     /// To whom.
     pub fn destination(&self) -> Ipv6Addr {
+        read(Field::Destination);
         Ipv6Addr::from(bytes_at::<16>(self.0.borrow(), 24).unwrap_or_default())
     }
 }
@@ -131,6 +139,7 @@ pub fn upper_layer(bytes: &[u8]) -> Result<Upper, Defect> {
         if count == EXTENSION_HEADERS_MAX {
             break;
         }
+        read(Field::Fragment);
         // RFC 8200 section 4.1: Hop-by-Hop Options stand directly after the IPv6 header.
         if protocol == HOP_BY_HOP && offset != LEN {
             return Err(Defect::Malformed);

@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod crc32c;
 pub mod dns;
 pub mod ethernet;
+pub mod field;
 pub mod geneve;
 pub mod icmp;
 pub mod ip;

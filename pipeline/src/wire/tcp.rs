@@ -1,5 +1,6 @@
 //! TCP (RFC 9293), as far as a switch needs it.
 
+use super::field::{Field, read};
 use super::{bytes_at, put, u16_at};
 
 /// Its protocol number.
@@ -31,31 +32,37 @@ impl<'a> Tcp<'a> {
 
     /// The sender's port.
     pub fn source_port(&self) -> u16 {
+        read(Field::SourcePort);
         u16_at(self.0, 0).unwrap_or_default()
     }
 
     /// The receiver's port.
     pub fn destination_port(&self) -> u16 {
+        read(Field::DestinationPort);
         u16_at(self.0, 2).unwrap_or_default()
     }
 
     /// Bytes of the header, options included.
     pub fn header_len(&self) -> usize {
+        read(Field::UpperLength);
         usize::from(self.0[12] >> 4) * 4
     }
 
     /// FIN, SYN, RST, PSH, ACK, URG, ECE and CWR, from the lowest bit on.
     pub fn flags(&self) -> u8 {
+        read(Field::TcpFlags);
         self.0[13]
     }
 
     /// The number of its first byte.
     pub fn sequence(&self) -> u32 {
+        read(Field::TcpNumbers);
         u32::from_be_bytes(bytes_at(self.0, 4).unwrap_or_default())
     }
 
     /// The number of the byte that its sender waits for.
     pub fn acknowledgement(&self) -> u32 {
+        read(Field::TcpNumbers);
         u32::from_be_bytes(bytes_at(self.0, 8).unwrap_or_default())
     }
 }

@@ -1,5 +1,6 @@
 //! UDP (RFC 768).
 
+use super::field::{Field, read};
 use super::{put, u16_at};
 
 /// Its protocol number.
@@ -21,22 +22,26 @@ impl<'a> Udp<'a> {
 
     /// The sender's port.
     pub fn source_port(&self) -> u16 {
+        read(Field::SourcePort);
         u16_at(self.0, 0).unwrap_or_default()
     }
 
     /// The receiver's port.
     pub fn destination_port(&self) -> u16 {
+        read(Field::DestinationPort);
         u16_at(self.0, 2).unwrap_or_default()
     }
 
     /// Bytes of header and payload.
     #[allow(clippy::len_without_is_empty, reason = "never empty: it counts the header")]
     pub fn len(&self) -> usize {
+        read(Field::UpperLength);
         usize::from(u16_at(self.0, 4).unwrap_or_default())
     }
 
     /// 0 when the sender did not sum.
     pub fn checksum(&self) -> u16 {
+        read(Field::UpperChecksum);
         u16_at(self.0, CHECKSUM_OFFSET).unwrap_or_default()
     }
 }

@@ -1,5 +1,6 @@
 //! VXLAN (RFC 7348), carrying Ethernet in network 0.
 
+use super::field::{Field, read};
 use super::{bytes_at, put};
 
 /// Its UDP port.
@@ -15,6 +16,7 @@ pub struct NotUnderstood;
 
 /// Bytes of the VXLAN header at the front of `bytes`, if it is of network 0.
 pub fn header_len(bytes: &[u8]) -> Result<usize, NotUnderstood> {
+    read(Field::Tunnel);
     let [flags, _, _, _, network @ .., _] = bytes_at::<LEN>(bytes, 0).ok_or(NotUnderstood)?;
     (flags & VALID != 0 && network == [0; 3]).then_some(LEN).ok_or(NotUnderstood)
 }
