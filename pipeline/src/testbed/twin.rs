@@ -11,6 +11,7 @@ use crate::learned::{Learned, WorkerMemory};
 use crate::limits::{CONNECTIONS_MAX, ConnectionLimits};
 use crate::packet::{Checksum, Packet, Place};
 use crate::run::Context;
+use crate::tally::RuleCounts;
 use crate::verdict::Outcome;
 use crate::wire::field::{self, Composed, Field, Fields};
 
@@ -178,12 +179,17 @@ impl Node {
         self.twin = Some(twin);
     }
 
-    /// Asserts that both ways of deciding have led to the same connections.
+    /// Asserts that both ways of deciding have led to the same connections, and counts of rules.
     #[track_caller]
     pub fn assert_twins(&self) {
         let Some(twin) = &self.twin else { return };
         let composed = Twin::table(&twin.learned, self.now_ms);
         assert_eq!(composed, Twin::table(&self.learned, self.now_ms));
+        for (id, rule) in self.state.rules() {
+            let mut counts = RuleCounts::default();
+            twin.workers.iter().for_each(|worker| counts += worker.tallies.get(id));
+            assert_eq!(counts, self.worker.tallies.get(id), "counts of {}", rule.name);
+        }
     }
 
     /// What the stages have read of packets that took what was composed.
