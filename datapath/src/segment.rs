@@ -7,39 +7,32 @@
 //! are the first one's, as the pipeline has rewritten them, tunnel's included, with numbers of
 //! their own. All of it is written in place; payload is not touched but to sum it.
 
-use std::net::IpAddr;
+mod headers;
 
 use arrayvec::ArrayVec;
 use seine_pipeline::composed::PacketBuffer;
 use seine_pipeline::packet::Checksum;
-use seine_pipeline::wire::checksum::{self, Difference};
+use seine_pipeline::wire::checksum;
 use seine_pipeline::wire::ip::Ip;
 use seine_pipeline::wire::ipv6::Fragment;
-use seine_pipeline::wire::{ethernet, ipv4, ipv6, tcp, udp};
+use seine_pipeline::wire::{ethernet, ipv4, tcp};
 
+use self::headers::{
+    DATA_OFFSET, FLAGS, HEADER_CHECKSUM, IDENTIFICATION, SEQUENCE, TAG_BYTES, enclose, half,
+    network_of, put, put_summed, resize, said_len, sum_up,
+};
 use crate::frame::{Frame, FrameCache, HEADROOM, Layout, SEGMENTS_MAX};
 
 /// Bytes of the longest headers that are repeated, tunnel's excluded: Ethernet with a tag, IPv6
 /// with some extension headers, TCP with all its options.
 pub const HEADERS_MAX: usize = 192;
 
+/// A packet in segments is not taken when fewer than one in so many frames is free: nobody else is
+/// to go without for it.
+const RESERVE: usize = 8;
+
 /// Room for those and a tunnel's.
 const COPY_MAX: usize = 320;
-
-const TAG_BYTES: usize = 4;
-
-/// Offsets in an IPv4 header.
-const TOTAL_LEN: usize = 2;
-const IDENTIFICATION: usize = 4;
-const HEADER_CHECKSUM: usize = 10;
-/// In an IPv6 header.
-const PAYLOAD_LEN: usize = 4;
-/// In a UDP header.
-const UDP_LEN: usize = 4;
-/// In a TCP header.
-const SEQUENCE: usize = 4;
-const DATA_OFFSET: usize = 12;
-const FLAGS: usize = 13;
 
 const CONGESTION_WINDOW_REDUCED: u8 = 0x80;
 const FIN: u8 = 0x01;
@@ -155,18 +148,47 @@ pub fn take_in(
             return Err(NotTaken::Bad);
         }
     };
-    head.begin_chain(opening.layout);
-    let start = HEADROOM + opening.headers;
-    for payload in packet[opening.first..].chunks(said.size.into()) {
-        let Some(mut follower) = frames.allocate() else {
-            frames.free(head);
-            return Err(NotTaken::NoFrame);
-        };
-        follower.buffer_mut()[start..start + payload.len()].copy_from_slice(payload);
-        follower.set_range(start, payload.len());
-        head.append(follower);
+    let mut rest = &packet[opening.first..];
+    let taken = follow(&mut head, opening, rest.len(), frames, |payload| {
+        let (here, behind) = rest.split_at(payload.len());
+        payload.copy_from_slice(here);
+        rest = behind;
+    });
+    if !taken {
+        frames.free(head);
+        return Err(NotTaken::NoFrame);
     }
     Ok(head)
+}
+
+/// Puts `bytes` bytes of payload behind the first segment, each segment in a frame with room for
+/// headers; `fill` writes them, one segment after the other. `false`, and nothing follows, when
+/// frames run out, or are so few that others need them.
+pub fn follow(
+    head: &mut Frame,
+    opening: Opening,
+    bytes: usize,
+    frames: &mut FrameCache,
+    mut fill: impl FnMut(&mut [u8]),
+) -> bool {
+    if frames.region().free_frames() < frames.region().frames() / RESERVE {
+        return false;
+    }
+    head.begin_chain(opening.layout);
+    let (size, start) = (usize::from(opening.layout.size), HEADROOM + opening.headers);
+    let mut left = bytes;
+    while left > 0 {
+        let len = left.min(size);
+        let Some(mut follower) = frames.allocate() else {
+            frames.free_followers(head);
+            return false;
+        };
+        fill(&mut follower.buffer_mut()[start..start + len]);
+        follower.set_range(start, len);
+        head.append(follower);
+        left -= len;
+    }
+    true
 }
 
 /// Gives every segment headers of its own and hands them out in order. What is known of the head's
@@ -275,102 +297,6 @@ impl Template {
 fn places(bytes: &[u8], layout: Layout) -> (usize, usize) {
     let end = bytes.len();
     (end - usize::from(layout.network), end - usize::from(layout.transport))
-}
-
-/// Where the IP header of a frame begins that is what it is said to be.
-fn network_of(bytes: &[u8], kind: SegmentKind) -> Option<usize> {
-    let tagged = bytes.get(12..14)? == ethernet::VLAN.to_be_bytes();
-    let network = if tagged { ethernet::LEN + TAG_BYTES } else { ethernet::LEN };
-    let ether_type = match kind {
-        SegmentKind::Tcp4 => ethernet::IPV4,
-        SegmentKind::Tcp6 => ethernet::IPV6,
-    };
-    let version = bytes.get(network)? >> 4;
-    let own = bytes.get(network - 2..network)? == ether_type.to_be_bytes()
-        && version == if kind == SegmentKind::Tcp4 { 4 } else { 6 };
-    (own && bytes.len() >= network + ipv6::LEN).then_some(network)
-}
-
-/// Bytes of the IP packet, as its header says.
-fn said_len(bytes: &[u8], network: usize) -> usize {
-    match bytes[network] >> 4 {
-        4 => half(bytes, network + TOTAL_LEN).into(),
-        _ => ipv6::LEN + usize::from(half(bytes, network + PAYLOAD_LEN)),
-    }
-}
-
-/// Makes the headers of a frame of `from` bytes with a partial checksum those of one of `to`.
-fn resize(bytes: &mut [u8], (network, transport): (usize, usize), from: usize, to: usize) {
-    if from == to {
-        return;
-    }
-    // An IP packet has a length of 16 bits; what was longer was refused.
-    match bytes[network] >> 4 {
-        4 => {
-            let (at, sum) = (network + TOTAL_LEN, network + HEADER_CHECKSUM);
-            put_summed(bytes, at, sum, (to - network) as u16);
-        }
-        _ => put(bytes, network + PAYLOAD_LEN, (to - network - ipv6::LEN) as u16),
-    }
-    // Only the pseudo-header's sum counts; a complete one is made anew.
-    let at = transport + tcp::CHECKSUM_OFFSET;
-    let [old, new] = [from, to].map(|len| (len - transport) as u64);
-    let sum = Difference::default().replace(old, new).sum(half(bytes, at));
-    put(bytes, at, sum);
-}
-
-/// Makes TCP's checksum complete.
-fn sum_up(bytes: &mut [u8], network: usize, transport: usize) {
-    let address = |at: usize, v6: bool| match v6 {
-        false => IpAddr::from([0, 1, 2, 3].map(|byte| bytes[network + at + byte])),
-        true => {
-            let mut address = [0; 16];
-            address.copy_from_slice(&bytes[network + at..network + at + 16]);
-            IpAddr::from(address)
-        }
-    };
-    let ends = match bytes[network] >> 4 {
-        4 => [address(12, false), address(16, false)],
-        _ => [address(8, true), address(24, true)],
-    };
-    let segment = &mut bytes[transport..];
-    put(segment, tcp::CHECKSUM_OFFSET, 0);
-    let pseudo = checksum::pseudo_header(ends[0], ends[1], tcp::PROTOCOL, segment.len());
-    put(segment, tcp::CHECKSUM_OFFSET, !checksum::fold(pseudo + checksum::sum(segment)));
-}
-
-/// Gives the tunnel's headers in front the lengths of this frame, and its sum where there is one.
-fn enclose(bytes: &mut [u8]) {
-    let network = ethernet::LEN;
-    let v4 = bytes[network] >> 4 == 4;
-    let datagram = network + if v4 { ipv4::LEN } else { ipv6::LEN };
-    let len = (bytes.len() - datagram) as u16;
-    put(bytes, datagram + UDP_LEN, len);
-    if v4 {
-        let (at, sum) = (network + TOTAL_LEN, network + HEADER_CHECKSUM);
-        put_summed(bytes, at, sum, len + ipv4::LEN as u16);
-        return;
-    }
-    put(bytes, network + PAYLOAD_LEN, len);
-    put(bytes, datagram + udp::CHECKSUM_OFFSET, 0);
-    let addresses = &bytes[network + 8..network + ipv6::LEN];
-    let pseudo = checksum::sum(addresses) + u64::from(udp::PROTOCOL) + u64::from(len);
-    let sum = !checksum::fold(pseudo + checksum::sum(&bytes[datagram..]));
-    put(bytes, datagram + udp::CHECKSUM_OFFSET, checksum::for_udp(sum));
-}
-
-fn half(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn put(bytes: &mut [u8], at: usize, value: u16) {
-    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
-}
-
-/// As [`put`], under a checksum at `sum`.
-fn put_summed(bytes: &mut [u8], at: usize, sum: usize, value: u16) {
-    put(bytes, sum, checksum::replace(half(bytes, sum), half(bytes, at), value));
-    put(bytes, at, value);
 }
 
 #[cfg(test)]

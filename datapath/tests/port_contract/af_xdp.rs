@@ -22,11 +22,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to watch for what must not come.
 pub(super) const SILENCE: Duration = Duration::from_millis(100);
 
-pub(super) fn open(
-    memory: &FrameMemory,
-    pod: &Pod,
-    kind: PortKind,
-) -> Result<AfXdpPort, OpenError> {
+pub fn open(memory: &FrameMemory, pod: &Pod, kind: PortKind) -> Result<AfXdpPort, OpenError> {
     open_queues(memory, pod, kind, 1)
 }
 

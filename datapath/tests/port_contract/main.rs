@@ -11,6 +11,7 @@ mod device;
 mod guest;
 mod kinds;
 mod refusals;
+mod segments;
 mod suite;
 mod tap;
 mod uplink;

@@ -1,9 +1,7 @@
 //! Tap ports: `seine-gw0` and `seine-host0`, the node's own legs into the Pod network.
 //!
 //! A persistent multi-queue tap with a virtio-net header: it survives a restart of the datapath
-//! with its addresses and routes, and carries checksums unfinished both ways. Segmentation is not
-//! asked for: the kernel cuts its segments itself, and those of others are cut before they come
-//! here.
+//! with its addresses and routes, and carries checksums unfinished and TCP uncut both ways.
 //!
 //! Two ways to the device. [`uring`] reads and writes a batch with one system call, and waits for
 //! packets without any. Where io_uring is missing or forbidden, [`plain`] makes one call a packet,
@@ -11,11 +9,12 @@
 
 #![allow(unsafe_code, reason = "ioctls of /dev/net/tun, and io_uring's buffers")]
 
+mod pieces;
 mod plain;
 mod uring;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
@@ -26,15 +25,21 @@ use self::plain::PlainQueue;
 use self::uring::UringQueue;
 use super::interface::Interface;
 use super::open::{OpenError, PortFacts};
-use super::virtio_net::Said;
-use super::{Queue, QueueFault, virtio_net as header};
-use crate::frame::{Frame, HEADROOM, Region};
+use super::virtio_net::{Defect, Said};
+use super::{Queue, QueueFault, QueueStats, virtio_net as header};
+use crate::frame::{Frame, FrameCache, HEADROOM, Region};
 use crate::netns::Namespace;
+use crate::segment;
 
 /// How often, and how long apart, a device that is in use is tried: a queue of a process that was
 /// killed ends a moment after it.
 const OPEN_TRIES: u32 = 100;
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Room for what a frame has none for: the kernel gives up to 64 KiB at once.
+const SPILL_BYTES: usize = 0x1_0000;
+/// Bytes of the largest frame.
+const FRAME_BYTES_MAX: usize = 4096;
 
 /// What to open.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +165,8 @@ fn configure(file: &File) -> io::Result<()> {
     command(file, libc::TUNSETPERSIST, 1)?;
     value(file, libc::TUNSETVNETHDRSZ, header::BYTES as libc::c_int)?;
     value(file, libc::TUNSETVNETLE, 1)?;
-    command(file, libc::TUNSETOFFLOAD, libc::TUN_F_CSUM as libc::c_ulong)
+    let segments = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    command(file, libc::TUNSETOFFLOAD, (libc::TUN_F_CSUM | segments) as libc::c_ulong)
 }
 
 /// Gives the tap its MAC address.
@@ -196,6 +202,25 @@ fn kernel(action: &'static str, interface: &str, source: io::Error) -> OpenError
     OpenError::kernel(action, "CAP_NET_ADMIN", interface, source)
 }
 
+/// Why a packet that was read is none.
+enum Unread {
+    /// It may have been cut, or is none that was asked for.
+    Cut,
+    /// It cannot be cut into segments as is said.
+    Segmentation,
+    /// There are too few frames for its segments.
+    NoFrame,
+}
+
+impl Unread {
+    fn count(self, stats: &mut QueueStats) {
+        match self {
+            Unread::Cut | Unread::NoFrame => stats.device_drops += 1,
+            Unread::Segmentation => stats.bad_segmentation += 1,
+        }
+    }
+}
+
 /// What both kinds of queue know of the device.
 struct Device {
     file: File,
@@ -212,26 +237,48 @@ impl Device {
         self.region.frame_bytes() - Device::READ_START
     }
 
-    /// Turns what a read of `bytes` bytes left in the frame into a packet. `false` for one that
-    /// was cut: it filled all there was.
-    fn finish_read(&self, frame: &mut Frame, bytes: usize) -> bool {
-        if bytes <= header::BYTES || bytes >= self.read_bytes() {
-            return false;
+    /// Turns what a read of `bytes` bytes left in the frame, and behind it in `spill`, into a
+    /// packet.
+    fn finish_read(
+        &self,
+        frame: &mut Frame,
+        bytes: usize,
+        spill: &[u8],
+        frames: &mut FrameCache,
+    ) -> Result<(), Unread> {
+        let room = self.read_bytes();
+        // One that filled all there was may have been cut.
+        if bytes <= header::BYTES || bytes >= room + spill.len() {
+            return Err(Unread::Cut);
         }
         let len = bytes - header::BYTES;
-        frame.set_range(HEADROOM, len);
+        let here = len.min(room - header::BYTES);
+        frame.set_range(HEADROOM, here);
         let head = &frame.buffer()[Device::READ_START..HEADROOM];
-        let Some(head) = head.first_chunk() else { return false };
-        // No segments were asked for.
-        match header::decode(head, len) {
-            Ok(Said { checksum, segmentation: None }) => frame.checksum = checksum,
-            _ => return false,
-        }
-        true
+        let head = head.first_chunk().ok_or(Unread::Cut)?;
+        let said = header::decode(head, len).map_err(|defect| match defect {
+            Defect::Checksum => Unread::Cut,
+            Defect::Segmentation => Unread::Segmentation,
+        })?;
+        frame.checksum = said.checksum;
+        let Some(said) = said.segmentation else {
+            return if here == len { Ok(()) } else { Err(Unread::Cut) };
+        };
+        let opening = segment::open(frame, len, said).map_err(|_| Unread::Segmentation)?;
+        let Some(opening) = opening else { return Ok(()) };
+        let mut behind = [0; FRAME_BYTES_MAX];
+        let behind = &mut behind[..here - opening.first];
+        behind.copy_from_slice(&frame.buffer()[HEADROOM + opening.first..HEADROOM + here]);
+        let mut rest = behind.chain(&spill[..len - here]);
+        let taken = segment::follow(frame, opening, len - opening.first, frames, |payload| {
+            // There are as many bytes as are asked for.
+            let _ = rest.read_exact(payload);
+        });
+        if taken { Ok(()) } else { Err(Unread::NoFrame) }
     }
 
-    /// Puts the header in front of the packet; the range of the buffer to write. `None` for a
-    /// frame that no device takes.
+    /// Puts the header in front of the packet; the range of the buffer to write, before what
+    /// follows. `None` for a frame that no device takes.
     fn prepare_write(frame: &mut Frame) -> Option<std::ops::Range<usize>> {
         const ETHERNET_BYTES: usize = 14;
         let (start, len, checksum) = (frame.start(), frame.len(), frame.checksum);
@@ -239,8 +286,10 @@ impl Device {
             return None;
         }
         let range = start - header::BYTES..start + len;
-        let said = Said { checksum, segmentation: None };
-        header::encode(said, len, 0, &mut frame.buffer_mut()[range.start..start])?;
+        let segmentation = segment::of(frame);
+        let headers = if segmentation.is_some() { segment::unite(frame) } else { 0 };
+        let said = Said { checksum, segmentation };
+        header::encode(said, len, headers, &mut frame.buffer_mut()[range.start..start])?;
         Some(range)
     }
 

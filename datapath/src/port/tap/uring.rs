@@ -15,9 +15,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use io_uring::types::CancelBuilder;
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::Device;
+use super::pieces::Pieces;
+use super::{Device, SPILL_BYTES};
 use crate::frame::{Batch, Frame, FrameCache};
 use crate::port::{Queue, QueueFault, QueueStats};
+use crate::segment::Segmentation;
 
 /// Writes that wait for one flush.
 const WRITES_MAX: usize = 128;
@@ -32,8 +34,8 @@ const POLL: u64 = u64::MAX;
 
 /// A queue over a ring.
 ///
-/// Invariant: the buffer of every request under way belongs to a frame in `slots`, at the index
-/// that the request carries, until its completion was seen.
+/// Invariant: the memory of every request under way belongs to a slot, at the index that the
+/// request carries, until its completion was seen; its list of that memory is at the same index.
 pub(super) struct UringQueue {
     // Before the frames: nothing is under way in a ring that is gone.
     ring: IoUring,
@@ -41,6 +43,9 @@ pub(super) struct UringQueue {
     device: Device,
     slots: Vec<Slot>,
     free_slots: Vec<usize>,
+    pieces: Vec<Pieces>,
+    /// Room for large packets, one for each read.
+    spills: Vec<Box<[u8]>>,
     /// Slots whose requests were not submitted yet.
     staged: usize,
     writes: usize,
@@ -53,7 +58,8 @@ pub(super) struct UringQueue {
 
 enum Slot {
     Free,
-    Read(Frame),
+    /// A frame, and room for what does not fit it.
+    Read(Frame, Box<[u8]>),
     Write(Frame),
 }
 
@@ -79,6 +85,8 @@ impl UringQueue {
             device,
             slots: std::iter::repeat_with(|| Slot::Free).take(count).collect(),
             free_slots: (0..count).rev().collect(),
+            pieces: std::iter::repeat_with(Pieces::new).take(count).collect(),
+            spills: (0..READS_MAX).map(|_| vec![0; SPILL_BYTES].into()).collect(),
             staged: 0,
             writes: 0,
             polling: false,
@@ -114,27 +122,34 @@ impl UringQueue {
         let descriptor = types::Fd(self.device.file.as_raw_fd());
         for _ in 0..count {
             let Some(&slot) = self.free_slots.last() else { break };
-            let Some(mut frame) = frames.allocate() else { break };
-            let target = frame.buffer_mut()[Device::READ_START..].as_mut_ptr();
-            let bytes = self.device.read_bytes() as u32;
+            let Some(mut spill) = self.spills.pop() else { break };
+            let Some(mut frame) = frames.allocate() else {
+                self.spills.push(spill);
+                break;
+            };
+            let target = &mut frame.buffer_mut()[Device::READ_START..];
+            let (pieces, count) = self.pieces[slot].reading(target, &mut spill);
             self.free_slots.pop();
-            self.slots[slot] = Slot::Read(frame);
+            self.slots[slot] = Slot::Read(frame, spill);
             self.staged += 1;
             let entry =
-                opcode::Read::new(descriptor, target, bytes).rw_flags(libc::RWF_NOWAIT).build();
+                opcode::Readv::new(descriptor, pieces, count).rw_flags(libc::RWF_NOWAIT).build();
             self.push(&entry.user_data(slot as u64));
         }
     }
 
     fn stage_write(&mut self, slot: usize, frame: Frame, range: std::ops::Range<usize>) {
         let descriptor = types::Fd(self.device.file.as_raw_fd());
-        let bytes = range.len() as u32;
-        let source = frame.buffer()[range].as_ptr();
+        let entry = if frame.is_chained() {
+            let (pieces, count) = self.pieces[slot].writing(&frame, range);
+            opcode::Writev::new(descriptor, pieces, count).rw_flags(libc::RWF_NOWAIT).build()
+        } else {
+            let (source, bytes) = (frame.buffer()[range.clone()].as_ptr(), range.len() as u32);
+            opcode::Write::new(descriptor, source, bytes).rw_flags(libc::RWF_NOWAIT).build()
+        };
         self.slots[slot] = Slot::Write(frame);
         self.staged += 1;
         self.writes += 1;
-        let entry =
-            opcode::Write::new(descriptor, source, bytes).rw_flags(libc::RWF_NOWAIT).build();
         self.push(&entry.user_data(slot as u64));
     }
 
@@ -176,7 +191,10 @@ impl UringQueue {
             let slot = entry.user_data() as usize;
             match std::mem::replace(&mut self.slots[slot], Slot::Free) {
                 Slot::Free => unreachable!("slot {slot} completed twice"),
-                Slot::Read(frame) => self.complete_read(frame, result, frames, &mut batch),
+                Slot::Read(frame, spill) => {
+                    self.complete_read(frame, result, &spill, frames, &mut batch);
+                    self.spills.push(spill);
+                }
                 Slot::Write(frame) => {
                     self.writes -= 1;
                     if result < 0 {
@@ -194,6 +212,7 @@ impl UringQueue {
         &mut self,
         mut frame: Frame,
         result: i32,
+        spill: &[u8],
         frames: &mut FrameCache,
         batch: &mut Option<&mut Batch>,
     ) {
@@ -201,10 +220,14 @@ impl UringQueue {
             Err(_) => self.note(-result),
             Ok(bytes) => {
                 self.arrived += 1;
-                let whole = self.device.finish_read(&mut frame, bytes);
-                match batch.as_mut().filter(|batch| whole && !batch.is_full()) {
-                    Some(batch) => return batch.push(frame),
+                match batch.as_mut().filter(|batch| !batch.is_full()) {
                     None => self.stats.device_drops += 1,
+                    Some(batch) => {
+                        match self.device.finish_read(&mut frame, bytes, spill, frames) {
+                            Ok(()) => return batch.push(frame),
+                            Err(unread) => unread.count(&mut self.stats),
+                        }
+                    }
                 }
             }
         }
@@ -273,6 +296,10 @@ impl Queue for UringQueue {
         true
     }
 
+    fn takes_segments(&self, _said: Segmentation) -> bool {
+        true
+    }
+
     fn wake_source(&self) -> Option<RawFd> {
         Some(self.device.file.as_raw_fd())
     }
@@ -304,7 +331,7 @@ impl Queue for UringQueue {
         for slot in slots {
             match slot {
                 Slot::Free => {}
-                Slot::Read(frame) | Slot::Write(frame) => frames.free(frame),
+                Slot::Read(frame, _) | Slot::Write(frame) => frames.free(frame),
             }
         }
     }

@@ -18,10 +18,6 @@ pub(super) const ETHERNET_BYTES: usize = 14;
 /// The longest virtio-net header: with the count of buffers.
 pub(super) const HEADER_BYTES_MAX: usize = virtio_net::BYTES + 2;
 
-/// A packet in segments is dropped when fewer than one in so many frames is free: nobody else is to
-/// go without for it.
-const RESERVE: usize = 8;
-
 /// Why a packet is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -87,26 +83,12 @@ impl Agreement {
         }
         let opening = segment::open(head, len, said).map_err(|_| Refusal::Segmentation)?;
         let Some(opening) = opening else { return Ok(()) };
-        if frames.region().free_frames() < frames.region().frames() / RESERVE {
-            return Err(Refusal::NoFrame);
-        }
-        head.begin_chain(opening.layout);
         // Payload that was read beyond the first segment is read again; it is not judged.
         let mut from = Cursor::new(spans);
         from.skip(self.header_bytes + opening.first);
-        let (mut left, start) = (len - opening.first, HEADROOM + opening.headers);
-        while left > 0 {
-            let bytes = left.min(said.size.into());
-            let Some(mut follower) = frames.allocate() else {
-                frames.free_followers(head);
-                return Err(Refusal::NoFrame);
-            };
-            from.read(&mut follower.buffer_mut()[start..start + bytes]);
-            follower.set_range(start, bytes);
-            head.append(follower);
-            left -= bytes;
-        }
-        Ok(())
+        let bytes = len - opening.first;
+        let taken = segment::follow(head, opening, bytes, frames, |payload| from.read(payload));
+        taken.then_some(()).ok_or(Refusal::NoFrame)
     }
 
     /// Copies a packet into buffers of a guest that have room for it and its header. `false` when
