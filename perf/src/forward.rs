@@ -10,8 +10,9 @@
 //! mistake, and a lost or wrong one ends the run. What the worker counts of itself, cycles of
 //! rounds with packets, is the figure; the generator's cycles are not in it.
 //!
-//! Over vhost-user the same worker serves guests, whose side is played by our own driver: see
-//! [`far_ends`] and [`session`], which also play opposite Open vSwitch and testpmd.
+//! Over vhost-user the same worker serves guests, whose side is played by our own driver, and over
+//! veths AF_XDP sockets at the Pods' ends: see [`far_ends`] and [`session`], which also play
+//! opposite Open vSwitch and testpmd.
 //!
 //! Each measurement is a process of its own (see [`row`]): memory is laid out anew each time, and
 //! tables that live as long as their process go with it.
@@ -32,3 +33,4 @@ pub mod session;
 pub mod stages;
 pub mod suite;
 mod switch;
+pub mod veths;

@@ -94,6 +94,13 @@ fn guests_talk_to_guests() {
 }
 
 #[test]
+#[ignore = "needs CAP_NET_ADMIN"]
+fn pods_talk_through_their_veths() {
+    let profile = Profile { ports: Ports::AfXdp, in_line: false, ..profile() };
+    measured(Profile { ways: Ways::Echo, size: 1500, ..profile });
+}
+
+#[test]
 fn what_a_packet_of_a_guest_takes_is_known_at_a_pace() {
     let ports = Ports::VhostUser;
     let profile = Profile { ports, checksum: Sum::Zero, in_line: false, ..profile() };

@@ -9,6 +9,7 @@ use crate::forward::profile::{Kind, Order, Ports, Profile, Rings, Sum, Tunnel, W
 use crate::forward::{row, suite};
 use crate::output::Output;
 use crate::record::{Forward, Pair, Record};
+use crate::topology::stage;
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -105,6 +106,7 @@ impl Arguments {
         let mut rows = match (self.suite, self.ports) {
             (true, Ports::Memory) => suite::rows(self.seconds),
             (true, Ports::VhostUser) => suite::guests(self.seconds),
+            (true, Ports::AfXdp) => suite::veths(self.seconds),
             (false, _) => self.combinations(),
         };
         for row in &mut rows {
@@ -165,6 +167,9 @@ impl Arguments {
 /// Runs it.
 pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
     let rows = arguments.rows()?;
+    if arguments.ports == Ports::AfXdp {
+        stage::remove_what_was_left(output)?;
+    }
     if let Some(pairs) = arguments.pairs {
         return in_pairs(arguments, pairs, &rows, output);
     }

@@ -34,6 +34,8 @@ const JUDGED: u64 = 256;
 const BATCH: usize = 64;
 /// When nothing has come for so long, what is under way is lost.
 const LOST_AFTER: Duration = Duration::from_millis(200);
+/// The same while connections begin: a switch that lost its core for a while is no fault.
+const LOST_FOR_GOOD_AFTER: Duration = Duration::from_secs(3);
 /// Rounds between two looks of the outside at the counters.
 const PUBLISHED_EVERY: u32 = 64;
 
@@ -171,7 +173,7 @@ impl<E: FarEnd> Generator<E> {
                 last = Instant::now();
             } else if self.under_way() == 0 && position == count {
                 return Ok(self.counted.lost - before.lost);
-            } else if last.elapsed() > LOST_AFTER {
+            } else if last.elapsed() > LOST_FOR_GOOD_AFTER {
                 self.give_up()?;
                 last = Instant::now();
             }

@@ -1,5 +1,5 @@
-//! A row whose packets come from guests: our worker on one core, its guests on another, in one
-//! process.
+//! A row whose packets come from guests, or from the Pods' ends of veths: our worker on one core,
+//! they on another, in one process.
 
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -12,7 +12,7 @@ use super::packets::Traffic;
 use super::profile::{Kind, Profile};
 use super::row::{RowError, pages};
 use super::session::{Figures, LATE, Poller, Window, teach, window};
-use super::switch::{Switch, SwitchError, Watch};
+use super::switch::{Outside, Switch, SwitchError, Watch};
 use crate::record::Forward;
 
 /// What the workers did so far.
@@ -97,9 +97,8 @@ fn measure_here(profile: &Profile) -> Result<Forward, RowError> {
     };
     let mut switch = Switch::open(profile)?;
     let watch = switch.watch.clone();
-    let (Some(guests), Some(mut worker)) = (switch.guests.take(), switch.workers.pop()) else {
-        return Err(RowError::Switch(SwitchError::NoQueue(0)));
-    };
+    let mut outside = std::mem::replace(&mut switch.outside, Outside::Nothing);
+    let Some(mut worker) = switch.workers.pop() else { unreachable!("there is a worker") };
     let watched = watch.clone();
     let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || {
         core_affinity::set_for_current(worker_core);
@@ -107,11 +106,18 @@ fn measure_here(profile: &Profile) -> Result<Forward, RowError> {
         worker.serve();
     });
     let thread = Some(thread.map_err(SwitchError::Open)?);
-    // Ends before the guests' ports do.
+    // Ends before the ports do.
     let running = Running { watch: watch.clone(), thread };
     core_affinity::set_for_current(generator_core);
-    let generator = Generator::new(guests.connect(profile)?, Wiring::Switched);
-    let measured = through(profile, &watch, generator);
+    let measured = match &mut outside {
+        Outside::Nothing => return Err(RowError::Switch(SwitchError::NoQueue(0))),
+        Outside::Guests(guests) => {
+            guests.connect(profile).and_then(|far_ends| through(profile, &watch, far_ends))
+        }
+        Outside::Veths(veths) => {
+            veths.connect().and_then(|far_ends| through(profile, &watch, far_ends))
+        }
+    };
     drop(running);
     measured.map_err(|error| dropped(error, &watch))
 }
@@ -123,11 +129,8 @@ fn dropped(error: Failure, watch: &Watch) -> RowError {
     RowError::Machine(Failure::Unmet(format!("{error}; the workers dropped: {drops}")))
 }
 
-fn through<E: FarEnd>(
-    profile: &Profile,
-    watch: &Watch,
-    mut generator: Generator<E>,
-) -> Outcome<Forward> {
+fn through<E: FarEnd>(profile: &Profile, watch: &Watch, far_ends: Vec<E>) -> Outcome<Forward> {
+    let mut generator = Generator::new(far_ends, Wiring::Switched);
     let mut traffic = Traffic::new(profile);
     teach(&mut generator, &mut traffic, profile)?;
     let mut poller =

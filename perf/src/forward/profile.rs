@@ -11,6 +11,10 @@ pub enum Ports {
     Memory,
     /// Rings that are shared with guests: a copy in, a copy out.
     VhostUser,
+    /// Veths, with AF_XDP sockets at both ends: the kernel copies, and is called for each batch.
+    #[serde(rename = "af_xdp")]
+    #[value(name = "af_xdp")]
+    AfXdp,
 }
 
 /// How guests keep their rings.
@@ -30,6 +34,7 @@ impl Ports {
         match self {
             Ports::Memory => "memory",
             Ports::VhostUser => "vhost-user",
+            Ports::AfXdp => "af_xdp",
         }
     }
 }

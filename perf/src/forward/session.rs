@@ -14,8 +14,10 @@ use super::packets::Traffic;
 use super::profile::{Kind, Profile};
 use crate::noise::{Meter, Noise};
 
-/// Packets under way while connections begin.
+/// Packets under way while connections begin, and for each port: sockets of a veth begin with few
+/// frames and ask for more as they are used.
 const WARM_UP_WINDOW: usize = 256;
+const WARM_UP_PORT_WINDOW: usize = 4;
 /// Before the window: caches have settled by then.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long a machine with other things to do is waited for.
@@ -124,8 +126,10 @@ pub fn teach<E: FarEnd>(
     profile: &Profile,
 ) -> Outcome {
     let connections = traffic.connections();
+    let window = WARM_UP_WINDOW.min(generator.ports() * WARM_UP_PORT_WINDOW);
+    let window = window.min(profile.in_flight);
     let mut learn = |order: &[u32], sent: u64| {
-        let mut play = Play::of(profile, &mut *traffic, order, WARM_UP_WINDOW);
+        let mut play = Play::of(profile, &mut *traffic, order, window);
         let lost = generator.teach(&mut play, sent).map_err(failed)?;
         if lost as f64 * 100.0 > sent as f64 * WARM_UP_LOST_MAX {
             return Err(failed(RunError::Lost { lost, sent }));

@@ -61,13 +61,27 @@ pub fn guests(seconds: f64) -> Vec<Profile> {
     rows
 }
 
+/// Those over veths, each counted for so long.
+pub fn veths(seconds: f64) -> Vec<Profile> {
+    let plain = Profile { seconds, ports: Ports::AfXdp, ..Profile::plain(Kind::Established) };
+    let mut rows: Vec<Profile> =
+        [1, 10_000].map(|connections| Profile { connections, ..plain.clone() }).to_vec();
+    rows.extend([
+        Profile { size: 1500, ..plain.clone() },
+        Profile { ways: Ways::One, ..plain.clone() },
+        Profile { ways: Ways::Echo, ..plain.clone() },
+        Profile { load_pct: Some(50), ..plain },
+    ]);
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_row_can_be_measured_and_stands_there_once() {
-        let rows = [rows(1.0), guests(1.0)].concat();
+        let rows = [rows(1.0), guests(1.0), veths(1.0)].concat();
         for (at, row) in rows.iter().enumerate() {
             assert_eq!(row.check(), Ok(()));
             assert!(!rows[..at].contains(row), "twice: {row:?}");

@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use super::guests::Guests;
 use super::objects::{FIRST_POD, NEXT_HOP_MAC, installed};
 use super::profile::{Kind, Ports, Profile};
+use super::veths::Veths;
 
 /// Keys the hash tables: the same in every run, so that runs differ by nothing that can be helped.
 const SEED: u64 = 0x5e1e;
@@ -56,6 +57,9 @@ pub enum SwitchError {
     /// A port was refused.
     #[error(transparent)]
     Port(#[from] seine_datapath::port::OpenError),
+    /// There is no room for ports.
+    #[error(transparent)]
+    Room(#[from] seine_e2e::failure::Failure),
     /// A port without what a worker needs of it.
     #[error("the port of Pod {0} has no queue")]
     NoQueue(usize),
@@ -67,14 +71,24 @@ pub struct Switch {
     pub workers: Vec<Worker>,
     /// The far ends: of each worker, one for each port.
     pub wires: Vec<Vec<MemoryWire>>,
-    /// Where guests connect, if Pods have vhost-user ports.
-    pub guests: Option<Guests>,
+    /// What Pods' ports are, if they are not in memory.
+    pub outside: Outside,
     /// What can be seen from outside.
     pub watch: Watch,
     /// Publishes changes.
     pub writer: PublicationWriter,
     /// All packet memory.
     pub region: &'static Region,
+}
+
+/// What the ports of Pods are. To be dropped after the workers.
+pub enum Outside {
+    /// Rings in memory.
+    Nothing,
+    /// Sockets where guests connect.
+    Guests(Guests),
+    /// Host ends of veths.
+    Veths(Veths),
 }
 
 /// What can be seen of workers from outside.
@@ -155,7 +169,10 @@ impl Watch {
 impl Switch {
     /// Opens it.
     pub fn open(profile: &Profile) -> Result<Switch, SwitchError> {
-        let frames = profile.workers * (profile.in_flight + FRAMES_OF_A_WORKER);
+        let mut frames = profile.workers * (profile.in_flight + FRAMES_OF_A_WORKER);
+        if profile.ports == Ports::AfXdp {
+            frames += Veths::frames(profile);
+        }
         let region = Region::map(frames, 2048)?;
         let limits = limits(profile);
         let lines = ConnectionTable::lines(&limits);
@@ -176,9 +193,10 @@ impl Switch {
         let mut switch = Switch {
             workers: Vec::new(),
             wires: Vec::new(),
-            guests: match profile.ports {
-                Ports::Memory => None,
-                Ports::VhostUser => Some(Guests::new()?),
+            outside: match profile.ports {
+                Ports::Memory => Outside::Nothing,
+                Ports::VhostUser => Outside::Guests(Guests::new()?),
+                Ports::AfXdp => Outside::Veths(Veths::new(profile, region)?),
             },
             watch: Watch {
                 workers: Vec::new(),
@@ -209,8 +227,9 @@ impl Switch {
             })?;
             let mut wires = Vec::new();
             for port in 0..profile.pods + FIRST_POD {
-                let queue = match &mut switch.guests {
-                    Some(guests) if port >= FIRST_POD => guests.open(region)?,
+                let queue = match &mut switch.outside {
+                    Outside::Guests(guests) if port >= FIRST_POD => guests.open(region)?,
+                    Outside::Veths(veths) if port >= FIRST_POD => veths.open()?,
                     _ => {
                         let (queue, wire) = memory_port(profile, region)?;
                         wires.push(wire);

@@ -9,7 +9,7 @@ use crate::forward::profile::Profile;
 pub struct Forward {
     /// Counted from 0.
     pub round: usize,
-    /// "memory" or "vhost-user".
+    /// "memory", "vhost-user" or "af_xdp".
     pub ports: String,
     /// Bytes of a frame without its check sequence; of the inner one, in a tunnel.
     pub size: usize,
