@@ -1,6 +1,7 @@
 //! The result of ADD in the words of each CNI version, and back again for CHECK.
 //!
-//! Older words can say less: an MTU and the path of a socket need 1.1.0; before 1.0.0 each address names its family.
+//! Older words can say less: an MTU and the path of a socket need 1.1.0; before 1.0.0 each address
+//! names its family.
 
 use std::net::IpAddr;
 

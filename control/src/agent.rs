@@ -94,7 +94,7 @@ pub async fn run(
         attachments.clone(),
         facts.subscribe(),
         node.clone(),
-        configuration.vhost_user.clone(),
+        &configuration,
     ));
     let listener = cni_server::listen(&configuration.cni_socket).await?;
     info!(node = configuration.node_name, socket = %configuration.cni_socket.display(), "ready");

@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::{LeaseError, Pool, RangeError};
-use crate::model::{Mac, PodName, SocketMode};
+use crate::model::{Mac, PodName, SenderPermit, SocketMode};
 use file::Writer;
 
 /// Names an attachment: one interface of one container.
@@ -91,6 +91,9 @@ pub struct Attachment {
     /// Which of its Pod's interfaces it is: 0 for the first.
     #[serde(default)]
     pub interface_index: u32,
+    /// What it may send beyond its own addresses.
+    #[serde(default)]
+    pub permit: SenderPermit,
     /// Of the Pod's end.
     pub mac: Mac,
     /// Addresses of the Pod with the prefix of their range.
@@ -287,6 +290,13 @@ impl Attachments {
             for address in &attachment.addresses {
                 release(&mut state.pools, address.addr());
             }
+        }
+    }
+
+    /// Takes away what an attachment may send beyond its own addresses.
+    pub fn revoke(&self, key: &AttachmentKey) {
+        if let Some(attachment) = self.state().attachments.get_mut(key) {
+            attachment.permit = SenderPermit::default();
         }
     }
 

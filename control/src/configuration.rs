@@ -8,6 +8,7 @@ use seine_datapath_api::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::audit_log::AuditLog;
+use crate::model::Permission;
 
 /// What the file may say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct Configuration {
     /// Where Pods meet their vhost-user ports.
     #[serde(rename = "vhostUser")]
     pub vhost_user: VhostUserSettings,
+    /// Which Pods may ask to send beyond their own addresses.
+    #[serde(rename = "senderPermits")]
+    pub sender_permits: Vec<Permission>,
 }
 
 /// Where Pods meet their vhost-user ports, and who may.
@@ -114,6 +118,7 @@ impl Default for Configuration {
             audit_logging: AuditLogging::default(),
             antrea_proxy: AntreaProxy::default(),
             vhost_user: VhostUserSettings::default(),
+            sender_permits: Vec::new(),
         }
     }
 }
@@ -161,6 +166,17 @@ serviceCIDRv6 = ""
 # The MTU of Pods and of seine-gw0, in bytes. 0 derives it: the uplink's MTU less 50 bytes for
 # a tunnel over IPv4, 70 over IPv6.
 defaultMTU = 0
+
+# Which Pods may ask, by annotation, to send beyond their own addresses. By default none may. One
+# entry permits to the Pods of a namespace addresses within ranges (port.seine.io/
+# allowed-addresses), MAC addresses beside their own, and to be routers, which send from any
+# address outside of the cluster (port.seine.io/trusted-router):
+#   [[senderPermits]]
+#   namespace = "nfv"
+#   allowedAddresses = ["10.99.0.0/16"]
+#   macs = ["00:00:5e:00:01:0a"]
+#   trustedRouter = true
+senderPermits = []
 
 # What rules that log have decided, in Antrea's format, one line a decision. The file is renamed
 # before it grows beyond maxSize megabytes, and maxBackups older ones are kept: Antrea's defaults.

@@ -28,6 +28,7 @@ const PAYLOAD_BYTES_MAX: u32 = 9000;
 /// A port with its counters, as the API shows it.
 pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
     let totals = port.totals();
+    let attached = datapath.writer.current().state.endpoint_of(port.id);
     let (endpoint, endpoint_addresses) = match port.kind {
         PortKind::Pod => datapath.writer.endpoint_of(port.id).unwrap_or_default(),
         PortKind::Gateway => (String::new(), datapath.writer.gateway_addresses()),
@@ -61,6 +62,8 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
         }),
         endpoint,
         endpoint_addresses,
+        network_id: attached.as_ref().map_or(0, |it| it.network_id.into()),
+        interface_index: attached.as_ref().map_or(0, |it| it.interface_index),
         fault: port.fault().unwrap_or_default(),
     }
 }

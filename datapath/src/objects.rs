@@ -15,8 +15,8 @@ use seine_datapath_api::v1;
 use seine_pipeline::address::Mac;
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{
-    EncapMode, Endpoint, ExistingConnections, Kind, Node, Object, ObjectId, Peer, Refusal,
-    TunnelType,
+    AllowedAddress, EncapMode, Endpoint, ExistingConnections, Kind, Node, Object, ObjectId, Peer,
+    Permit, Refusal, TunnelType,
 };
 
 /// Bytes of the longest name of an object: a Pod's, a Namespace's and an interface's together.
@@ -148,12 +148,34 @@ fn endpoint(endpoint: v1::Endpoint) -> Result<Endpoint, Refusal> {
         let reason = format!("`{}` is not 1 to {INTERFACE_NAME_BYTES_MAX} bytes", endpoint.port);
         return Err(subject.refuse("port", reason));
     }
+    let network_id = u16::try_from(endpoint.network_id).map_err(|_| {
+        subject.refuse("network_id", format!("{} is above 65535", endpoint.network_id))
+    })?;
     Ok(Endpoint {
+        permit: permit(&subject, &endpoint)?,
+        network_id,
+        interface_index: endpoint.interface_index,
         mac: subject.mac("mac", &endpoint.mac)?,
         addresses: subject.each("addresses", &endpoint.addresses)?,
         mtu: subject.mtu("mtu", endpoint.mtu)?,
         port: endpoint.port,
         name: endpoint.name,
+    })
+}
+
+fn permit(subject: &Subject<'_>, endpoint: &v1::Endpoint) -> Result<Permit, Refusal> {
+    let field = "allowed_addresses";
+    let allowed = endpoint.allowed_addresses.iter().map(|allowed| {
+        let range = match allowed.range.parse::<IpAddr>() {
+            Ok(address) => address.into(),
+            Err(_) => subject.parse::<IpNet>(field, &allowed.range)?,
+        };
+        let mac = (!allowed.mac.is_empty()).then(|| subject.mac(field, &allowed.mac));
+        Ok(AllowedAddress { range, mac: mac.transpose()? })
+    });
+    Ok(Permit {
+        allowed_addresses: allowed.collect::<Result<_, Refusal>>()?,
+        trusted_router: endpoint.trusted_router,
     })
 }
 
@@ -233,6 +255,7 @@ mod tests {
             mac: vec![2, 0, 0, 0, 0, 1],
             addresses: vec!["10.10.1.2".into(), "fd00:10:1::2".into()],
             mtu: 1450,
+            ..v1::Endpoint::default()
         }
     }
 
@@ -267,6 +290,13 @@ mod tests {
         assert!(refusal(|endpoint| endpoint.mtu = 65536).contains("65536 bytes"));
         assert!(refusal(|endpoint| endpoint.port.clear()).contains("port: `` is not"));
         assert!(refusal(|endpoint| endpoint.name.clear()).contains("name: 0 bytes"));
+        assert!(refusal(|endpoint| endpoint.network_id = 65536).contains("network_id: 65536"));
+        let allow =
+            |range: &str, mac: &[u8]| v1::AllowedAddress { range: range.into(), mac: mac.to_vec() };
+        let refused = refusal(|endpoint| endpoint.allowed_addresses = vec![allow("x", &[])]);
+        assert!(refused.contains("allowed_addresses: `x`"), "{refused}");
+        let refused = refusal(|endpoint| endpoint.allowed_addresses = vec![allow("::1", &[1])]);
+        assert!(refused.contains("1 bytes, where a MAC"), "{refused}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use seine_pipeline::address::{Mac, PortKind};
 use seine_pipeline::learned::Learned;
-use seine_pipeline::state::{Change, Endpoint, Kind, Node, Object, ObjectId, Port, State};
+use seine_pipeline::state::{Change, Endpoint, Kind, Node, Object, ObjectId, Permit, Port, State};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -70,6 +70,9 @@ fn endpoint(number: u8) -> Object {
         mac: Mac(mac(number)),
         addresses: vec![[10, 10, 1, number].into()],
         mtu: 1450,
+        permit: Permit::default(),
+        network_id: 0,
+        interface_index: 0,
     })
 }
 

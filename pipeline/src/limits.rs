@@ -7,6 +7,9 @@ pub const PORTS_MAX: usize = 1024;
 /// Endpoints on one node: one a Pod port.
 pub const ENDPOINTS_MAX: usize = PORTS_MAX;
 
+/// Ranges that one Endpoint may send from beside its own addresses: looked through one by one.
+pub const ALLOWED_ADDRESSES_MAX: usize = 64;
+
 /// Other nodes of the cluster. Kubernetes is tested up to 5,000 nodes.
 pub const PEERS_MAX: usize = 8192;
 

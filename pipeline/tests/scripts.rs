@@ -10,6 +10,7 @@
 //! send udp|tcp|ping|who-has [v6] from X to Y [source S] [source-mac N] [mac N] [ttl T] [bytes B]
 //!      [port P] [source-port P] [fragmentable] [set OFFSET HEX] [resum]
 //!                                     resum: sum the outer IPv4 header again
+//! permit P [router] [RANGE [at N]]..  what P may send beyond its own; N may be `other-7`
 //! mode vxlan|no-encap                 instead of Geneve
 //! mode reevaluate|keep                what becomes of connections when rules change
 //! send tcp syn|syn-ack|ack|fin|rst .. | sctp init|init-ack|data|abort .. | answer ..
@@ -39,7 +40,8 @@ use std::path::Path;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{
-    Change, EncapMode, ExistingConnections, Kind, Object, ObjectId, TunnelType,
+    AllowedAddress, Change, EncapMode, ExistingConnections, Kind, Object, ObjectId, Permit,
+    TunnelType,
 };
 use seine_pipeline::testbed::{Fate, Node, Probe, innermost, ping, tcp, udp, who_has};
 
@@ -89,6 +91,7 @@ fn play(script: &str) -> String {
                 node = Node::new(pods, "192.168.0.1", "192.168.0.2");
             }
             ["mode", mode] => set_mode(&mut node, mode),
+            ["permit", pod, words @ ..] => permit(&mut node, pod, words),
             ["lose", "next-hop"] => node.adjacencies.set(AdjacencyId::new(0).unwrap(), None),
             ["delete", kind, name] => {
                 let kind = match *kind {
@@ -118,6 +121,31 @@ fn play(script: &str) -> String {
         }
     }
     played
+}
+
+fn permit(node: &mut Node, pod: &str, mut words: &[&str]) {
+    let id = ObjectId { kind: Kind::Endpoint, name: format!("default/{pod}/eth0") };
+    let Some(Object::Endpoint(mut endpoint)) = node.state.object(&id) else { panic!("no {pod}") };
+    endpoint.permit = Permit::default();
+    loop {
+        words = match words {
+            [] | ["nothing"] => break,
+            ["router", rest @ ..] => {
+                endpoint.permit.trusted_router = true;
+                rest
+            }
+            [range, rest @ ..] => {
+                let (mac, rest) = match rest {
+                    ["at", mac, rest @ ..] => (Some(node.mac(mac)), rest),
+                    rest => (None, rest),
+                };
+                let range = range.parse().unwrap();
+                endpoint.permit.allowed_addresses.push(AllowedAddress { range, mac });
+                rest
+            }
+        };
+    }
+    node.apply(&[Change::Upsert(Object::Endpoint(endpoint))]);
 }
 
 fn set_mode(node: &mut Node, mode: &str) {

@@ -23,9 +23,9 @@ use tracing::{debug, info, warn};
 
 use crate::attachments::{Attachment, AttachmentKey, Attachments};
 use crate::compile::{LocalNode, port};
-use crate::configuration::VhostUserSettings;
+use crate::configuration::{Configuration, VhostUserSettings};
 use crate::datapath_session::{Session, SessionError, SessionState};
-use crate::model::{Mac, PodName};
+use crate::model::{Mac, Permission, PodName};
 use crate::namespace::Namespace;
 use crate::tables::Tables;
 pub use error::AttachError;
@@ -86,6 +86,8 @@ pub struct Attacher {
     /// The agent's own namespace, which no Pod may have.
     own: Namespace,
     vhost_user: VhostUserSettings,
+    /// What Pods may ask to send.
+    permissions: Vec<Permission>,
     turns: Turns<AttachmentKey>,
     links: Semaphore,
 }
@@ -98,11 +100,13 @@ impl Attacher {
         attachments: Arc<Attachments>,
         facts: watch::Receiver<Option<Arc<Facts>>>,
         own: Namespace,
-        vhost_user: VhostUserSettings,
+        configuration: &Configuration,
     ) -> Self {
         let links = Semaphore::new(LINKS_AT_ONCE_MAX);
+        let permissions = configuration.sender_permits.clone();
+        let vhost_user = configuration.vhost_user.clone();
         let turns = Turns::default();
-        Self { session, tables, attachments, facts, own, vhost_user, turns, links }
+        Self { session, tables, attachments, facts, own, vhost_user, permissions, turns, links }
     }
 
     /// Attaches one interface.

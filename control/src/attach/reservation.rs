@@ -23,7 +23,9 @@ impl Attacher {
         };
         let has_ipv6 = facts.local.pod_cidrs.iter().any(|range| range.addr().is_ipv6());
         let limits = PortLimits { mtu_max: facts.mtu_max, has_ipv6 };
-        Ok(PortRequest::read(&pod.port_annotations, limits)?)
+        let wish = PortRequest::read(&pod.port_annotations, limits)?;
+        wish.permit.check(&name.namespace, &self.permissions)?;
+        Ok(wish)
     }
 
     pub(super) fn reserve(
@@ -56,6 +58,7 @@ impl Attacher {
             network: request.network.clone(),
             network_id: 0,
             interface_index,
+            permit: wish.permit.clone(),
             mac: Mac::of_pod(addresses.first().map_or([0; 4].into(), IpNet::addr)),
             addresses,
             mtu: wish.mtu.unwrap_or(facts.local.tunnel_mtu),

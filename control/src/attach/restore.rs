@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use tracing::{info, warn};
 
 use super::{AttachError, Attacher, pod_link, socket_folder};
+use crate::attachments::Attachment;
 use crate::compile::{endpoint, port};
+use crate::model::SenderPermit;
 use crate::namespace::Namespace;
 
 impl Attacher {
@@ -39,6 +41,7 @@ impl Attacher {
                     socket_folder::exists(guest) && Namespace::open(&attachment.netns).is_ok()
                 }
             };
+            let attachment = self.permitted(attachment);
             if is_there {
                 self.session.desire(endpoint(&attachment), port(&attachment));
                 self.tables.restore(&attachment);
@@ -64,6 +67,17 @@ impl Attacher {
             }
         }
         Ok(())
+    }
+
+    /// The attachment without what no operator permits any more.
+    fn permitted(&self, attachment: Attachment) -> Attachment {
+        let namespace = attachment.pod.as_ref().map_or("", |pod| pod.namespace.as_str());
+        let Err(error) = attachment.permit.check(namespace, &self.permissions) else {
+            return attachment;
+        };
+        warn!(key = %attachment.key, "it sends from its own addresses only from now on: {error}");
+        self.attachments.revoke(&attachment.key);
+        Attachment { permit: SenderPermit::default(), ..attachment }
     }
 
     /// Removes the folders of sockets that no attachment is recorded for.

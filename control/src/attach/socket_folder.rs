@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
     use crate::attachments::{AttachmentKey, Device};
-    use crate::model::Mac;
+    use crate::model::{Mac, SenderPermit};
 
     const POD: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
 
@@ -250,6 +250,7 @@ mod tests {
             network: "seine".into(),
             network_id: 0,
             interface_index: 0,
+            permit: SenderPermit::default(),
             detaching: false,
         };
         (attachment, guest)

@@ -18,6 +18,7 @@ fn describe(container: &str) -> impl FnOnce(Vec<IpNet>) -> Attachment {
         network: "seine".into(),
         network_id: 0,
         interface_index: 0,
+        permit: SenderPermit::default(),
         detaching: false,
     }
 }

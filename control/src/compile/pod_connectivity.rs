@@ -3,10 +3,11 @@
 use seine_datapath_api::v1;
 
 use crate::attachments::{Attachment, Device};
-use crate::model::SocketMode;
+use crate::model::{AllowedAddress, SocketMode};
 
 /// The endpoint of an attachment.
 pub fn endpoint(attachment: &Attachment) -> v1::Object {
+    let permit = &attachment.permit;
     v1::Object {
         kind: Some(v1::object::Kind::Endpoint(v1::Endpoint {
             name: attachment.endpoint.clone(),
@@ -14,8 +15,17 @@ pub fn endpoint(attachment: &Attachment) -> v1::Object {
             mac: attachment.mac.bytes().to_vec(),
             addresses: attachment.addresses.iter().map(|a| a.addr().to_string()).collect(),
             mtu: attachment.mtu,
+            allowed_addresses: permit.allowed_addresses.iter().map(allowed_address).collect(),
+            trusted_router: permit.trusted_router,
+            network_id: attachment.network_id.into(),
+            interface_index: attachment.interface_index,
         })),
     }
+}
+
+fn allowed_address(allowed: &AllowedAddress) -> v1::AllowedAddress {
+    let mac = allowed.mac.map(|mac| mac.bytes().to_vec()).unwrap_or_default();
+    v1::AllowedAddress { range: allowed.range.to_string(), mac }
 }
 
 /// How the port of an attachment is opened; the session is filled in by who asks.

@@ -129,6 +129,10 @@ pub struct PortReport {
     pub endpoint: String,
     /// Those of the Endpoint or of the gateway.
     pub addresses: Vec<String>,
+    /// The network of the Endpoint.
+    pub network_id: u32,
+    /// Which of its Pod's interfaces the Endpoint is.
+    pub interface_index: u32,
     /// The device, "veth1a2b"; empty when there is none.
     pub interface: String,
     /// "02:42:0a:0a:01:02"; empty when there is none.
@@ -191,6 +195,8 @@ impl From<v1::Port> for PortReport {
             kind,
             endpoint: port.endpoint,
             addresses: port.endpoint_addresses,
+            network_id: port.network_id,
+            interface_index: port.interface_index,
             interface: device.interface,
             mac: packet::mac(&device.mac),
             mtu: device.mtu,

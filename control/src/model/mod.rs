@@ -6,6 +6,7 @@ mod object;
 mod policy;
 mod port;
 mod selector;
+mod sender;
 mod service;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use port::{
     PORT_ANNOTATIONS, PortKind, PortLimits, PortRequest, PortRequestError, QUEUES_MAX, SocketMode,
 };
 pub use selector::{LabelSelector, Operator, Requirement};
+pub use sender::{AllowedAddress, Permission, SenderPermit};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort};
 
 /// Everything the agent knows of the cluster.

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::SenderPermit;
+
 /// What the names of these annotations begin with.
 pub const PORT_ANNOTATIONS: &str = "port.seine.io/";
 
@@ -51,6 +53,8 @@ pub struct PortRequest {
     pub kind: PortKind,
     /// In place of the node's, bytes.
     pub mtu: Option<u32>,
+    /// What it may send beyond its own addresses, if an operator permits it.
+    pub permit: SenderPermit,
 }
 
 /// An annotation that asks for what cannot be.
@@ -80,7 +84,7 @@ impl PortRequest {
         annotations: &BTreeMap<String, String>,
         limits: PortLimits,
     ) -> Result<Self, PortRequestError> {
-        let mut request = Self::default();
+        let mut request = Self { permit: SenderPermit::read(annotations)?, ..Self::default() };
         let (mut mode, mut queues) = (None, None);
         for (name, value) in annotations {
             let wrong = |reason: String| PortRequestError {
@@ -105,6 +109,8 @@ impl PortRequest {
                     let min = if limits.has_ipv6 { MTU_MIN_IPV6_BYTES } else { MTU_MIN_IPV4_BYTES };
                     request.mtu = Some(number(value, min, limits.mtu_max).map_err(wrong)?);
                 }
+                name if SenderPermit::is_about(name) => {}
+                "vlans" => return Err(wrong("VLAN trunks are not there yet".into())),
                 _ => return Err(wrong("no such annotation is known to this version".into())),
             }
         }
@@ -191,6 +197,8 @@ mod tests {
             (&[("queues", "2")], "only a port of kind vhost-user has it"),
             (&[("mode", "server")], "only a port of kind vhost-user has it"),
             (&[("king", "veth")], "no such annotation"),
+            (&[("vlans", "100")], "not there yet"),
+            (&[("trusted-router", "yes")], "true or false"),
         ] {
             let error = read(annotations).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a failed unwrap is a failed test")]
 
 mod node;
+mod permits;
 mod policies;
 mod vhost_user;
 

@@ -168,6 +168,7 @@ fn port(id: u32, name: &str, kind: v1::port::Kind, endpoint: &str, addresses: &[
         endpoint: endpoint.into(),
         endpoint_addresses: addresses.iter().map(|address| (*address).into()).collect(),
         fault: String::new(),
+        ..v1::Port::default()
     }
 }
 

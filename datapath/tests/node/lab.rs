@@ -226,6 +226,7 @@ impl Node {
                     mac: mac(self.number, pod).to_vec(),
                     addresses: vec![format!("10.10.{}.{pod}", self.number)],
                     mtu: 1450,
+                    ..v1::Endpoint::default()
                 })),
             });
         }

@@ -324,6 +324,7 @@ pub fn endpoint(number: u8) -> v1::Object {
             mac: pod_mac(number).to_vec(),
             addresses: vec![pod_address(number).to_string()],
             mtu: 1450,
+            ..v1::Endpoint::default()
         })),
     }
 }

@@ -1,4 +1,5 @@
-//! A Pod's driver in user space: DPDK's testpmd between the Pod's socket and a tap in its namespace.
+//! A Pod's driver in user space: DPDK's testpmd, between the Pod's socket and a tap in its
+//! namespace.
 //!
 //! So what speaks is an ordinary kernel, and every packet of it has gone through virtio rings.
 

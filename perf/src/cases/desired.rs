@@ -97,6 +97,7 @@ fn endpoint(pod: &Pod) -> v1::Object {
             mac: model::Mac::of_pod(pod.ip).bytes().to_vec(),
             addresses: vec![pod.ip.to_string()],
             mtu: POD_MTU,
+            ..v1::Endpoint::default()
         })),
     }
 }

@@ -202,6 +202,7 @@ fn node() -> Vec<v1::Object> {
             mac: endpoint.mac.0.to_vec(),
             addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
             mtu: MTU.into(),
+            ..v1::Endpoint::default()
         }))
     });
     [object(Kind::Node(node))].into_iter().chain(pods).collect()

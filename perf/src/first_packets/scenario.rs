@@ -11,7 +11,7 @@ use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::describe::{Description, Protocol};
 use seine_pipeline::limits::PORTS_MAX;
 use seine_pipeline::state::{
-    self, Action, Change, Endpoint, Group, Node, Object, Peer, Port, PortRange, Rule,
+    self, Action, Change, Endpoint, Group, Node, Object, Peer, Permit, Port, PortRange, Rule,
     RuleDirection, RuleTable, Service, ServiceEndpoint, Traffic,
 };
 
@@ -215,6 +215,9 @@ pub fn endpoint(pod: usize) -> Endpoint {
         mac: Mac([2, 0, 0, 1, high, low]),
         addresses: vec![local(pod)],
         mtu: MTU,
+        permit: Permit::default(),
+        network_id: 0,
+        interface_index: 0,
     }
 }
 

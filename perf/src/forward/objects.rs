@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use seine_pipeline::address::{Mac, PortId, PortKind};
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{
-    Action, Change, EncapMode, Endpoint, Group, Node, Object, Peer, Port, PortRange, Rule,
+    Action, Change, EncapMode, Endpoint, Group, Node, Object, Peer, Permit, Port, PortRange, Rule,
     RuleDirection, RuleTable, Service, ServiceEndpoint, Traffic, TunnelType,
 };
 
@@ -154,6 +154,9 @@ pub fn endpoint(pod: usize) -> Endpoint {
         mac: pod_mac(pod),
         addresses: vec![pod_address(pod).into()],
         mtu: POD_MTU,
+        permit: Permit::default(),
+        network_id: 0,
+        interface_index: 0,
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use seine_pipeline::address::{Mac, PortId, PortKind};
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{
-    Action, EncapMode, Endpoint, Group, Node, Object, Peer, Port, PortRange, Rule, RuleDirection,
-    RuleTable, Service, ServiceEndpoint, Traffic, TunnelType,
+    Action, EncapMode, Endpoint, Group, Node, Object, Peer, Permit, Port, PortRange, Rule,
+    RuleDirection, RuleTable, Service, ServiceEndpoint, Traffic, TunnelType,
 };
 
 use super::policy::masks;
@@ -29,6 +29,9 @@ fn endpoint(number: u8) -> Object {
             format!("fec0:10:10::{number:x}").parse().unwrap(),
         ],
         mtu: 1400,
+        permit: Permit::default(),
+        network_id: 0,
+        interface_index: 0,
     })
 }
 

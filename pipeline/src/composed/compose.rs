@@ -60,7 +60,12 @@ fn composed(
             }
         }
     };
-    let (destination, _) = addressed?;
+    let (destination, from) = addressed?;
+    // The packets that it is for come from there; the spoof guard may judge others otherwise.
+    let own = hops.get(packet.ingress).map(|hop| hop.mac);
+    if source == PacketSource::Pod && own != Some(from) {
+        return None;
+    }
     let addressed = match source {
         PacketSource::Tunnel => Addressed::Any,
         _ if destination == to.mac => Addressed::Station,

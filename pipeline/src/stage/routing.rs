@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use crate::address::Mac;
 use crate::adjacency::AdjacencyTable;
 use crate::answer;
-use crate::connection::Direction;
+use crate::connection::{Direction, Ingress};
 use crate::packet::{Packet, PacketSource, Tracking, Tunnel};
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
@@ -63,6 +63,9 @@ impl L3Forwarding {
             }
             way.to_endpoint(packet, endpoint)?;
             context.note(format_args!("{} owns {}", endpoint.name, ip.destination));
+        } else if let Some(endpoint) = asked_by_speaker(packet, ip.destination, state) {
+            way.to_endpoint(packet, endpoint)?;
+            context.note(format_args!("{} asked for {}", endpoint.name, ip.destination));
         } else if state.is_gateway_address(ip.destination) {
             context.note(format_args!("{} is the gateway's", ip.destination));
             way.to_gateway(packet)?;
@@ -99,6 +102,22 @@ fn answers_gateway(packet: &Packet<'_>) -> bool {
             connection.decision.source == PacketSource::Gateway
         }
         _ => false,
+    }
+}
+
+/// Who has sent, from an address that it may only speak for, what this answers.
+fn asked_by_speaker<'s>(
+    packet: &Packet<'_>,
+    destination: IpAddr,
+    state: &'s State,
+) -> Option<&'s Endpoint> {
+    match packet.facts.tracking {
+        Tracking::Known { connection, direction: Direction::Reply, .. } => {
+            let Ingress::Pod(port, generation) = connection.original.ingress else { return None };
+            state.port(port).filter(|it| it.generation == generation)?;
+            state.speaker_for(port, destination)
+        }
+        _ => None,
     }
 }
 

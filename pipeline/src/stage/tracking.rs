@@ -122,7 +122,9 @@ pub(super) fn is_current(found: &Found, state: &State) -> bool {
     let owner = state.owner(target).and_then(|(_, port)| state.port(port));
     match far {
         Ingress::Pod(port, generation) => {
-            owner.is_some_and(|owner| (owner.id, owner.generation) == (port, generation))
+            let speaker = || state.speaker_for(port, target).and_then(|_| state.port(port));
+            let end = owner.or_else(speaker);
+            end.is_some_and(|end| (end.id, end.generation) == (port, generation))
         }
         Ingress::Gateway | Ingress::Tunnel => owner.is_none(),
     }

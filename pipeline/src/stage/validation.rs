@@ -10,6 +10,10 @@
 //! with the client's address, but the node's kernel routes whatever source a host on the underlay
 //! makes up, and Pods never send by way of it to each other. Antrea switches neighbour messages
 //! between ports; here the node answers for all it knows, so that no Pod ever sees another's.
+//!
+//! What an Endpoint may send beyond its own addresses is its `Permit`: Antrea has no such thing. A
+//! composed decision holds for packets from the Endpoint's own MAC address alone, and until a
+//! permit changes.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -19,7 +23,7 @@ use crate::answer;
 use crate::packet::Packet;
 use crate::run::Context;
 use crate::stage::{Table, TableId, row, settle};
-use crate::state::{Endpoint, Neighbor as Owner, Port, State};
+use crate::state::{Endpoint, Neighbor as Owner, Permission, Port, State};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::arp;
 use crate::wire::ip::Ip;
@@ -62,6 +66,19 @@ impl<'a> Speaker<'a> {
             Speaker::Gateway(_) => true,
         }
     }
+
+    /// The same, with what it may claim by a permit, from this MAC address. A router has only its
+    /// own addresses on its link.
+    fn claims(&self, address: IpAddr, mac: Mac, state: &State) -> bool {
+        let permitted = |endpoint| state.permission(endpoint, address, mac);
+        match self {
+            _ if mac == self.mac() && self.owns(address) => true,
+            Speaker::Endpoint(endpoint) => {
+                matches!(permitted(endpoint), Some(Permission::Allowed(_)))
+            }
+            Speaker::Gateway(_) => false,
+        }
+    }
 }
 
 /// A port may speak ARP only for itself.
@@ -72,20 +89,23 @@ impl ArpSpoofGuard {
         let state = context.state;
         let arp = arp::Repr::parse(packet.payload()).ok_or(DropReason::Malformed)?;
         let speaker = Speaker::at(packet, state)?;
-        let mac = speaker.mac();
-        if packet.ethernet()?.source() != mac || arp.sender_mac != mac {
-            context.note(format_args!("{} has {mac} only", speaker.name()));
+        let mac = arp.sender_mac;
+        // A probe (RFC 5227) claims its target.
+        let is_probe = arp.sender.is_unspecified() && arp.operation == arp::Operation::Request;
+        let claimed = if is_probe { arp.target } else { arp.sender };
+        let claims = speaker.claims(claimed.into(), mac, state);
+        if packet.ethernet()?.source() != mac || !claims && mac != speaker.mac() {
+            context.note(format_args!("{} has {} only", speaker.name(), speaker.mac()));
             return Err(DropReason::SpoofedArp);
         }
-        if arp.sender.is_unspecified() && arp.operation == arp::Operation::Request {
-            // A probe (RFC 5227) claims its target.
-            if !speaker.owns(arp.target.into()) {
+        if is_probe {
+            if !claims {
                 return Err(DropReason::SpoofedArp);
             }
             context.note(format_args!("{} probes for its own {}", speaker.name(), arp.target));
             return Err(DropReason::NeighborNoAnswer);
         }
-        if !speaker.owns(arp.sender.into()) {
+        if !claims {
             context.note(format_args!("{} does not own {}", speaker.name(), arp.sender));
             return Err(DropReason::SpoofedArp);
         }
@@ -123,8 +143,14 @@ impl SpoofGuard {
     fn decide(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<Verdict, DropReason> {
         let ip = packet.ip()?;
         let speaker = Speaker::at(packet, context.state)?;
-        let mac = speaker.mac();
-        if packet.ethernet()?.source() != mac {
+        let (mac, source_mac) = (speaker.mac(), packet.ethernet()?.source());
+        let permission = match &speaker {
+            Speaker::Endpoint(endpoint) => {
+                context.state.permission(endpoint, ip.source, source_mac)
+            }
+            Speaker::Gateway(_) => None,
+        };
+        if source_mac != mac && permission.is_none() {
             context.note(format_args!("{} has {mac} only", speaker.name()));
             return Err(DropReason::SpoofedSource);
         }
@@ -142,6 +168,14 @@ impl SpoofGuard {
             Speaker::Endpoint(endpoint) if speaker.owns(ip.source) => {
                 context.note(format_args!("{} owns {}", endpoint.name, ip.source));
             }
+            Speaker::Endpoint(endpoint) if let Some(permission) = permission => match permission {
+                Permission::Allowed(range) => {
+                    context.note(format_args!("{} is permitted {range}", endpoint.name));
+                }
+                Permission::Router => {
+                    context.note(format_args!("{} is a trusted router", endpoint.name));
+                }
+            },
             Speaker::Endpoint(endpoint) => {
                 context.note(format_args!("{} does not own {}", endpoint.name, ip.source));
                 return Err(DropReason::SpoofedSource);
@@ -187,10 +221,21 @@ fn senders(state: &State, wanted: fn(&IpAddr) -> bool) -> Vec<Vec<String>> {
         let addresses = endpoint.addresses.iter().filter(|address| wanted(address));
         addresses.map(|address| row([&port.name, &endpoint.mac, address, &endpoint.name]))
     });
+    let permitted = state.bound().flat_map(|(endpoint, port)| {
+        let allowed = endpoint.permit.allowed_addresses.iter();
+        let allowed = allowed.filter(|it| wanted(&it.range.addr())).map(|it| {
+            let mac = it.mac.unwrap_or(endpoint.mac);
+            row([&port.name, &mac, &it.range, &endpoint.name])
+        });
+        let is_router = endpoint.permit.trusted_router;
+        let router = is_router
+            .then(|| row([&port.name, &endpoint.mac, &"outside of the cluster", &endpoint.name]));
+        allowed.chain(router)
+    });
     let any = |port: &Port, owner: &str| row([&port.name, &port.mac, &"all but Pods'", &owner]);
     let gateway = state.gateway().map(|port| any(port, "the gateway"));
     let host = state.host().map(|port| any(port, "the node"));
-    pods.chain(gateway).chain(host).collect()
+    pods.chain(permitted).chain(gateway).chain(host).collect()
 }
 
 /// Neighbour discovery: held against its sender, and answered. Other packets pass.
@@ -238,7 +283,8 @@ impl Ipv6 {
         let message = Neighbor::parse(message).ok_or(DropReason::Malformed)?;
         let speaker = Speaker::at(packet, state)?;
         let (mac, target) = (speaker.mac(), message.target);
-        let owns_target = target.is_unicast_link_local() || speaker.owns(target.into());
+        let owns_target =
+            target.is_unicast_link_local() || speaker.claims(target.into(), mac, state);
         if message.link_layer.is_some_and(|claimed| claimed != mac) {
             context.note(format_args!("{} has {mac} only", speaker.name()));
             return Err(DropReason::SpoofedNeighbor);

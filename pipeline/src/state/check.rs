@@ -6,8 +6,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Endpoint, Kind, Node, Object, Peer, Refusal, Service, policies};
+use super::{
+    AllowedAddress, Endpoint, Kind, Node, Object, Peer, Permit, Refusal, Service, policies,
+};
 use crate::address::Mac;
+use crate::limits::ALLOWED_ADDRESSES_MAX;
 
 /// RFC 8200 section 5: every link that carries IPv6 takes packets of this size.
 const MTU_MIN_V6: u16 = 1280;
@@ -82,8 +85,34 @@ fn endpoint_alone(endpoint: &Endpoint) -> Result<(), Refusal> {
             return refuse(Kind::Endpoint, name, "addresses", reason);
         }
     }
+    permit(name, &endpoint.permit)?;
+    if endpoint.network_id != 0 {
+        let reason = format!("there is no network {} yet, only 0", endpoint.network_id);
+        return refuse(Kind::Endpoint, name, "network_id", reason);
+    }
     let v6 = endpoint.addresses.iter().any(IpAddr::is_ipv6);
     mtu(Kind::Endpoint, name, "mtu", endpoint.mtu, v6)
+}
+
+fn permit(name: &str, permit: &Permit) -> Result<(), Refusal> {
+    let refuse = |reason| refuse(Kind::Endpoint, name, "allowed_addresses", reason);
+    if permit.allowed_addresses.len() > ALLOWED_ADDRESSES_MAX {
+        return refuse(format!("there are more than {ALLOWED_ADDRESSES_MAX}"));
+    }
+    for AllowedAddress { range, mac } in &permit.allowed_addresses {
+        if range.trunc() != *range {
+            let reason =
+                format!("{range} has bits set behind its length: {} is meant?", { range.trunc() });
+            return refuse(reason);
+        }
+        if range.prefix_len() == 0 {
+            return refuse(format!("{range} is everything: that is what a trusted router is for"));
+        }
+        if let Some(mac) = mac {
+            station(Kind::Endpoint, name, *mac)?;
+        }
+    }
+    Ok(())
 }
 
 /// What concerns an Endpoint and the node it is on.

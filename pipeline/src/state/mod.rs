@@ -7,6 +7,7 @@ mod check;
 mod epochs;
 mod hops;
 mod object;
+mod permit;
 mod policies;
 mod rule;
 mod service;
@@ -27,6 +28,8 @@ pub use object::{
     Change, EncapMode, Endpoint, ExistingConnections, Kind, Node, Object, ObjectId, Peer, Port,
     Refusal, TunnelType,
 };
+pub(crate) use permit::Permission;
+pub use permit::{AllowedAddress, Permit};
 pub(crate) use policies::{GroupId, Opening, Policies, Subject, first_of};
 pub use rule::{Action, Group, GroupDelta, PortRange, Rule, RuleDirection, RuleTable, Traffic};
 pub(crate) use service::VIRTUAL_SERVICE;

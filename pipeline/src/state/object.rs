@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::AdjacencyId;
+use crate::state::permit::Permit;
 use crate::state::rule::{Group, GroupDelta, Rule};
 use crate::state::service::Service;
 
@@ -91,6 +92,12 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// MTU of the Pod's interface, in bytes.
     pub mtu: u16,
+    /// What it may send beyond its own addresses.
+    pub permit: Permit,
+    /// The network that its addresses are of. This version has network 0.
+    pub network_id: u16,
+    /// Which of its Pod's interfaces it is: 0 for the first.
+    pub interface_index: u32,
 }
 
 /// An open port, announced by the datapath itself.

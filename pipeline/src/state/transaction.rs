@@ -97,6 +97,8 @@ fn forwarded(named: &Named<'_>, before: &State, after: &State) -> Touched {
                 }
                 Kind::Group | Kind::Rule | Kind::Service => None,
             };
+            // Whom it may speak for is not listed, and need not be: permits are few.
+            touched.all |= attached.is_some_and(|it| !it.endpoint.permit.is_empty());
             touched.addresses.extend(attached.iter().flat_map(|it| &it.endpoint.addresses));
             let port = state.port_names.get(name).filter(|_| id.kind == Kind::Port);
             touched.all |= port.is_some_and(|port| port.kind != PortKind::Pod);

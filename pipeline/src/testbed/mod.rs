@@ -40,7 +40,7 @@ use crate::learned::{Learned, WorkerMemory};
 use crate::limits::{ConnectionLimits, PORTS_MAX};
 use crate::packet::{Checksum, Packet};
 use crate::run::{Context, run};
-use crate::state::{self, Change, Endpoint, Object, Peer, Port, State};
+use crate::state::{self, Change, Endpoint, Object, Peer, Permit, Port, State};
 use crate::tally::RuleCounts;
 use crate::trace::Trace;
 use crate::verdict::{DropReason, Outcome};
@@ -234,6 +234,10 @@ impl Node {
         match name {
             "gateway" | "host" => GATEWAY_MAC,
             "virtual" => Mac::VIRTUAL,
+            // Locally administered, nobody's: "other-7".
+            name if let Some(number) = name.strip_prefix("other-") => {
+                Mac([2, 0, 0, 9, 0, number.parse().unwrap()])
+            }
             pod => self.state.endpoint_of(self.state.port_by_name(pod).unwrap()).unwrap().mac,
         }
     }
@@ -379,6 +383,9 @@ pub fn endpoint(index: usize, pod: &str) -> Endpoint {
             ip(&format!("fd00:10:1::{:x}", index + 2)),
         ],
         mtu: MTU,
+        permit: Permit::default(),
+        network_id: 0,
+        interface_index: 0,
     }
 }
 

@@ -8,9 +8,9 @@ use super::{ip, net, port};
 use crate::address::{Mac, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::state::{
-    Action, Change, EncapMode, Endpoint, Group, GroupDelta, Kind, Node, Object, ObjectId, Peer,
-    PortRange, Rule, RuleDirection, RuleTable, Service, ServiceEndpoint, State, Traffic,
-    TunnelType,
+    Action, AllowedAddress, Change, EncapMode, Endpoint, Group, GroupDelta, Kind, Node, Object,
+    ObjectId, Peer, Permit, PortRange, Rule, RuleDirection, RuleTable, Service, ServiceEndpoint,
+    State, Traffic, TunnelType,
 };
 
 /// Bytes that make one change.
@@ -85,6 +85,16 @@ fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
             mac: mac(b),
             addresses: ranges(c).iter().map(|range| host(range.addr(), d % 8)).collect(),
             mtu: mtu(d >> 3),
+            permit: Permit {
+                allowed_addresses: ranges(d)
+                    .into_iter()
+                    .filter(|_| b % 4 == 0)
+                    .map(|range| AllowedAddress { range, mac: (a % 3 == 0).then(|| mac(a)) })
+                    .collect(),
+                trusted_router: c % 5 == 0,
+            },
+            network_id: u16::from(d == 255),
+            interface_index: (a % 4).into(),
         }),
         Kind::Group => {
             let fqdns = ["a.example.com", "*.example.com"].map(str::to_owned);

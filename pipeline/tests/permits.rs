@@ -1,0 +1,70 @@
+//! What Pods send for others is composed like anything else, and ends with its permit.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod permit;
+
+use permit::{FOREIGN, permitted};
+use seine_pipeline::packet::Checksum;
+use seine_pipeline::state::{Change, Object};
+use seine_pipeline::testbed::{Fate, Node, Twin, answered, endpoint, flags, tcp, udp};
+
+fn sent(node: &mut Node, by: &str, frame: &[u8]) -> Option<(String, Vec<u8>)> {
+    match node.send_frame(by, frame, Checksum::Complete) {
+        Fate::Left(egress, left) => Some((egress, left)),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_a_pod_sends_for_others_is_composed_and_ends_with_its_permit() {
+    for (router, family, which) in [(true, 0, 0), (true, 1, 0), (false, 0, 1), (false, 1, 1)] {
+        for probe in [udp(), tcp().flags(flags::ACK)] {
+            let mut node = Node::with_pods(["nf", "b"]);
+            node.twin = Some(Twin::with_workers(2));
+            node.apply(&[Change::Upsert(Object::Endpoint(permitted("nf", router)))]);
+            let probe = probe.from("nf").to("b").in_v6(family == 1).source(FOREIGN[family][which]);
+            let frame = node.frame(&probe);
+            let (_, there) = sent(&mut node, "nf", &frame).unwrap();
+            let answer = answered(&there);
+            for _ in 0..2 {
+                let back = sent(&mut node, "b", &answer).unwrap();
+                assert_eq!(back.0, "nf", "it is answered to whom it came from");
+                sent(&mut node, "nf", &frame).unwrap();
+            }
+            let (hits, _) = node.composed();
+            assert!(sent(&mut node, "nf", &frame).is_some());
+            assert_eq!(node.composed().0, hits + 1);
+            // Another MAC address is looked at every time.
+            let mut other = frame.clone();
+            other[11] ^= 1;
+            assert_eq!(sent(&mut node, "nf", &other), None);
+
+            node.apply(&[Change::Upsert(Object::Endpoint(endpoint(0, "nf")))]);
+            assert_eq!(sent(&mut node, "nf", &frame), None, "it has no permit any more");
+            assert!(sent(&mut node, "b", &answer).is_none_or(|(egress, _)| egress != "nf"));
+            node.assert_twins();
+        }
+    }
+}
+
+#[test]
+fn what_comes_from_another_mac_address_is_never_composed() {
+    let mut node = Node::with_pods(["nf", "b"]);
+    node.twin = Some(Twin::with_workers(1));
+    node.apply(&[Change::Upsert(Object::Endpoint(permitted("nf", false)))]);
+    let probe = udp().from("nf").to("b").source(FOREIGN[0][2]);
+    let own = node.frame(&probe);
+    assert_eq!(sent(&mut node, "nf", &own), None, "the address has another MAC address");
+    let mut frame = own.clone();
+    frame[11] ^= 1;
+    let (_, there) = sent(&mut node, "nf", &frame).unwrap();
+    let mut answer = answered(&there);
+    // By its route, as whoever is asked from another network answers.
+    answer[..6].copy_from_slice(&node.mac("gateway").0);
+    for _ in 0..3 {
+        sent(&mut node, "b", &answer).unwrap();
+        sent(&mut node, "nf", &frame).unwrap();
+        assert_eq!(sent(&mut node, "nf", &own), None);
+    }
+    node.assert_twins();
+}
