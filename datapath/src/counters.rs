@@ -100,6 +100,10 @@ pub struct WorkerCounters {
     pub samples: Counter,
     /// Those of them about which the stages decided otherwise.
     pub mismatches: Counter,
+    /// Samples whose connection rules judged once more.
+    pub judged: Counter,
+    /// Hits that took the stages, too, and proved nothing: another worker was there meanwhile.
+    pub outdated: Counter,
     /// Walks through the stages that were timed.
     pub timed_walks: Counter,
     /// What they took: packets and cycles of each stage.
@@ -111,6 +115,8 @@ impl WorkerCounters {
     pub(crate) fn show(&self, composed: &mut ComposedMemory) {
         self.composed_hits.set(composed.hits);
         self.samples.set(composed.sampler.samples);
+        self.judged.set(composed.sampler.judged);
+        self.outdated.set(composed.sampler.outdated);
         if composed.stages.walks != self.timed_walks.read() {
             self.timed_walks.set(composed.stages.walks);
             for ((packets, cycles), cost) in self.stages.iter().zip(&composed.stages.costs) {

@@ -213,6 +213,8 @@ impl Service for DatapathService {
             composed_hits: worker.counters.composed_hits.read(),
             samples: worker.counters.samples.read(),
             mismatches: worker.counters.mismatches.read(),
+            judged: worker.counters.judged.read(),
+            outdated: worker.counters.outdated.read(),
             timed_walks: worker.counters.timed_walks.read(),
             stages: stage_costs(&worker.counters),
         });

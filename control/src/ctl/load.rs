@@ -48,6 +48,10 @@ pub struct WorkerReport {
     pub samples: u64,
     /// Those of them about which the stages decided otherwise: 0, or Seine has a fault.
     pub mismatches: u64,
+    /// Samples whose connection rules judged once more.
+    pub judged: u64,
+    /// Hits that took the stages, too, and proved nothing: another worker was there meanwhile.
+    pub outdated: u64,
     /// With `--watch`, from the second round on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rates: Option<WorkerRates>,
@@ -83,6 +87,8 @@ impl From<v1::Worker> for WorkerReport {
             composed_hits: worker.composed_hits,
             samples: worker.samples,
             mismatches: worker.mismatches,
+            judged: worker.judged,
+            outdated: worker.outdated,
             rates: None,
         }
     }

@@ -102,6 +102,8 @@ pub fn facts() -> Facts {
         composed_hits: 900,
         samples: 3,
         mismatches: 0,
+        judged: 2,
+        outdated: 1,
         timed_walks: 4,
         stages: [("Classifier", 4, 400), ("Output", 2, 100)].map(stage_cost).to_vec(),
     };
