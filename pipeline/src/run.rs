@@ -69,16 +69,17 @@ pub(crate) fn walk_observed(
     target: Option<TableId>,
     mut on_stage: impl FnMut(usize),
 ) -> Outcome {
-    let mut at = target.map_or(0, |table| table as usize);
-    while let Some((stage, table)) = TABLES.get(at) {
+    let from = |table: TableId| TABLES.get(table as usize..).unwrap_or_default().iter();
+    let mut tables = target.map_or(TABLES.iter(), from);
+    while let Some((stage, table)) = tables.next() {
         let verdict = table.apply(packet, context);
         on_stage(*stage);
         if let Some(trace) = &mut context.trace {
             trace.close(table.id(), verdict);
         }
         match verdict {
-            Verdict::Next => at += 1,
-            Verdict::Goto(table) if table as usize > at => at = table as usize,
+            Verdict::Next => {}
+            Verdict::Goto(next) if next > table.id() => tables = from(next),
             Verdict::Goto(_) => break,
             Verdict::Output(port) => return Outcome::Output(port),
             Verdict::Answer => return Outcome::Output(packet.ingress),

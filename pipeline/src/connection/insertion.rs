@@ -13,8 +13,9 @@
 use arrayvec::ArrayVec;
 
 use super::bucket::Place;
+use super::ending::Places;
 use super::record::{Filling, Record};
-use super::table::{ConnectionTable, ConnectionWorker, Key, Places};
+use super::table::{ConnectionTable, ConnectionWorker, Key};
 use super::wheel::{self, REVISIT_MS_MAX};
 use super::{ConnectionId, Direction, NewConnection, NotInserted};
 use crate::sync::{Ordering, fence, pause};

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod budget;
+mod ending;
 mod fragment;
 mod free;
 mod insertion;
@@ -32,6 +33,7 @@ pub(crate) use probe::{Candidate, Testimony};
 pub use progress::{Progress, Step};
 pub use report::{Counts, Ended, Found, Listed, NewConnection, NotInserted, Occupancy};
 pub use signal::Signal;
+pub(crate) use table::Key;
 pub use table::{ConnectionTable, ConnectionWorker};
 pub(crate) use words::{IngressWords, KeyWords, address_words};
 

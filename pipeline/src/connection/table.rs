@@ -4,14 +4,15 @@
 //! bytes a connection. A find hashes the key, looks at one bucket (seldom two), and believes a
 //! record only if its sequence number says that it was one connection's from beginning to end.
 //!
-//! How connections get in is in [`insertion`](super::insertion).
+//! How connections get in is in [`insertion`](super::insertion), how they end in
+//! [`ending`](super::ending).
 
-use super::bucket::{Buckets, Place};
+use super::bucket::Buckets;
 use super::budget::{Budget, first_packets, quota};
 use super::free::FreeList;
 use super::memory::{ConnectionMemory, LINE_WORDS, Line};
 use super::record::{RECORD_LINES, Record, Snapshot};
-use super::wheel::{self, REVISIT_MS_MAX, Wheel};
+use super::wheel::Wheel;
 use super::words::KeyWords;
 use super::{
     Account, Connection, ConnectionId, Direction, Ended, FlowKey, Found, Listed, NewConnection,
@@ -69,19 +70,17 @@ pub struct ConnectionTable {
     /// Where records are looked at next for some to give way.
     pub(super) hand: AtomicU64,
     pub(super) used: AtomicU64,
-    expired: AtomicU64,
+    pub(super) expired: AtomicU64,
     pub(super) evicted: AtomicU64,
     pub(super) revoked: AtomicU64,
-    accounts: Box<[AtomicU64]>,
+    pub(super) accounts: Box<[AtomicU64]>,
 }
 
-/// Where the keys of a connection are, each with its hash.
-pub(super) type Places = [(u64, Place); 2];
-
-/// A key, its words and their hash.
-pub(super) struct Key {
-    pub words: KeyWords,
-    pub hash: u64,
+/// A key as it is looked for: its words and their hash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Key {
+    pub(super) words: KeyWords,
+    pub(super) hash: u64,
 }
 
 impl ConnectionTable {
@@ -132,7 +131,12 @@ impl ConnectionTable {
 
     /// The connection that a packet with this key belongs to.
     pub fn find(&self, key: &FlowKey) -> Option<Found> {
-        let (direction, snapshot) = self.look(&self.key(key))?;
+        self.find_by(&self.key(key))
+    }
+
+    /// As [`find`](Self::find).
+    pub(crate) fn find_by(&self, key: &Key) -> Option<Found> {
+        let (direction, snapshot) = self.look(key)?;
         Some(Found { id: snapshot.id, direction, connection: snapshot.connection()? })
     }
 
@@ -155,8 +159,8 @@ impl ConnectionTable {
     }
 
     /// Has the processor bring where a connection with this key will be found.
-    pub(crate) fn fetch(&self, key: &FlowKey) {
-        self.fetch_buckets(self.key(key).hash);
+    pub(crate) fn fetch(&self, key: &Key) {
+        self.fetch_buckets(key.hash);
     }
 
     /// Adds a connection. Its first packet is not counted yet: see [`note`](Self::note).
@@ -166,14 +170,24 @@ impl ConnectionTable {
         now_ms: u64,
         worker: &mut ConnectionWorker,
     ) -> Result<ConnectionId, NotInserted> {
-        let keys = [self.key(&new.original), self.key(&new.reply)];
+        self.insert_by(new, &[self.key(&new.original), self.key(&new.reply)], now_ms, worker)
+    }
+
+    /// As [`insert`](Self::insert), with its keys in that order.
+    pub(crate) fn insert_by(
+        &self,
+        new: &NewConnection,
+        keys: &[Key; 2],
+        now_ms: u64,
+        worker: &mut ConnectionWorker,
+    ) -> Result<ConnectionId, NotInserted> {
         let (account, quota) = (new.account().index(), quota(&self.limits, new.account()));
         let charged = self.accounts.get(account).ok_or(NotInserted::Quota)?;
         let over = charged.fetch_add(1, Ordering::Relaxed) >= quota;
-        let inserted = if over && !self.evict_own(&keys, account, now_ms, worker) {
+        let inserted = if over && !self.evict_own(keys, account, now_ms, worker) {
             Err(NotInserted::Quota)
         } else {
-            self.insert_charged(new, &keys, now_ms, worker)
+            self.insert_charged(new, keys, now_ms, worker)
         };
         if inserted.is_err() {
             charged.fetch_sub(1, Ordering::Relaxed);
@@ -219,31 +233,6 @@ impl ConnectionTable {
         ended.map(|ended| on_end(&ended)).count()
     }
 
-    /// Looks at up to `limit` connections whose time may be up, ends those whose is, and reports
-    /// them and those that had to give way; says how many it looked at. Each worker has to call
-    /// this regularly, for what it inserted is looked at by nobody else.
-    pub fn expire(
-        &self,
-        worker: &mut ConnectionWorker,
-        now_ms: u64,
-        limit: usize,
-        mut on_end: impl FnMut(&Ended),
-    ) -> usize {
-        worker.report_evicted(|ended| on_end(&ended));
-        worker.wheel.turn_to(now_ms);
-        for looked_at in 0..limit {
-            let link = |index| self.record(index).map(|record| record.wheel);
-            let Some(record) = worker.wheel.pop(now_ms, link).and_then(|it| self.record(it)) else {
-                return looked_at;
-            };
-            if let Some(ended) = self.look_after(&record, now_ms, &mut worker.wheel) {
-                self.expired.fetch_add(1, Ordering::Relaxed);
-                on_end(&ended);
-            }
-        }
-        limit
-    }
-
     /// How full it is.
     pub fn occupancy(&self) -> Occupancy {
         Occupancy {
@@ -279,7 +268,8 @@ impl ConnectionTable {
 
 /// How it is done.
 impl ConnectionTable {
-    fn key(&self, key: &FlowKey) -> Key {
+    /// A key as it is looked for.
+    pub(crate) fn key(&self, key: &FlowKey) -> Key {
         let words = key.words();
         Key { words, hash: self.hash.hash(&words) }
     }
@@ -315,67 +305,6 @@ impl ConnectionTable {
     pub(super) fn fetch_buckets(&self, hash: u64) {
         for bucket in self.buckets().candidates(hash) {
             bucket.first().into_iter().for_each(self.fetch);
-        }
-    }
-
-    /// Ends a connection, if it is still the one with this sequence number.
-    pub(super) fn end(&self, record: &Record<'_>, number: u64) -> Option<Ended> {
-        let (ended, places) = self.end_life(record, number)?;
-        self.clear_away(&places);
-        self.used.fetch_sub(1, Ordering::Relaxed);
-        Some(ended)
-    }
-
-    /// As [`end`](Self::end), but that it is still to be [cleared away](Self::clear_away).
-    pub(super) fn end_life(&self, record: &Record<'_>, number: u64) -> Option<(Ended, Places)> {
-        if !record.end(number) {
-            return None;
-        }
-        let remains = record.remains(number);
-        if let Some(charged) = self.accounts.get(record.account()) {
-            charged.fetch_sub(1, Ordering::Relaxed);
-        }
-        let places = remains.keys().map(|(words, direction)| {
-            let hash = self.hash.hash(words);
-            (hash, Place::new(hash, direction, record.index))
-        });
-        let (counts, opened_ms) = (record.counts(), record.opened_ms());
-        let decision = remains.decision();
-        Some((Ended { id: remains.id, decision, counts, opened_ms, remains }, places))
-    }
-
-    /// Takes a connection that has ended out of its buckets, and frees its record.
-    pub(super) fn clear_away(&self, places: &Places) {
-        for (hash, place) in places {
-            self.buckets().withdraw(*hash, *place);
-        }
-        let [(_, place), _] = places;
-        if let Some(record) = place.index().and_then(|index| self.record(index)) {
-            self.free.give(record.index, record.opened);
-        }
-    }
-
-    /// Looks whether the time of a popped record is up: ends it, links it anew, or lets it go.
-    fn look_after(&self, record: &Record<'_>, now_ms: u64, wheel: &mut Wheel) -> Option<Ended> {
-        loop {
-            if let Some(number) = record.living() {
-                let left_ms = record.timeout_ms().saturating_sub(record.idle_ms(now_ms));
-                if left_ms > 0 {
-                    wheel.push(record, now_ms + left_ms.min(REVISIT_MS_MAX));
-                    return None;
-                }
-                wheel::give_link(record);
-                let ended = self.end(record, number);
-                if ended.is_some() {
-                    return ended;
-                }
-            } else {
-                wheel::give_link(record);
-            }
-            // Who has brought it to life since relies on our link, or has taken its own.
-            if record.living().is_none() || !wheel::take_link(record) {
-                return None;
-            }
         }
     }
 }

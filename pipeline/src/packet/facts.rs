@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::address::PortId;
 use crate::adjacency::AdjacencyId;
 use crate::affinity::Affinity;
-use crate::connection::{Connection, ConnectionId, Direction, RuleId, ServiceId, Tuple};
+use crate::connection::{Connection, ConnectionId, Direction, Key, RuleId, ServiceId, Tuple};
 use crate::state::{Action, EndpointAddress, TunnelType};
 use crate::wire::ip::Ip;
 
@@ -83,6 +83,10 @@ pub struct Facts {
     pub stale: bool,
     /// From whom to whom it was when it came; set by `ConntrackZone`.
     pub original: Option<Tuple>,
+    /// What it was looked for by; set by `ConntrackZone`.
+    pub(crate) key: Option<Key>,
+    /// What its answers will be looked for by, if it opens a connection; set by `L2ForwardingCalc`.
+    pub(crate) answers: Option<Key>,
     /// From whom to whom it is now: every translation changes it together with the bytes.
     pub tuple: Option<Tuple>,
     /// The node itself sends it, like the kubelet its probes; set by `Classifier`.

@@ -91,9 +91,11 @@ impl Classifier {
             PortKind::Pod => {
                 packet.facts.source = Some(PacketSource::Pod);
                 packet.recognise_partial_checksum()?;
-                let endpoint = state.sender(packet.ingress).map(|it| it.name.as_str());
-                let name = endpoint.unwrap_or_default();
-                context.note(format_args!("port {} is that of {name}", port.name));
+                if context.trace.is_some() {
+                    let endpoint = state.sender(packet.ingress).map(|it| it.name.as_str());
+                    let name = endpoint.unwrap_or_default();
+                    context.note(format_args!("port {} is that of {name}", port.name));
+                }
                 Ok(Verdict::Goto(TableId::SpoofGuard))
             }
             PortKind::Gateway | PortKind::Host => {

@@ -14,7 +14,7 @@ use super::tracking::{forget, ingress, judged_now, key, reason};
 use crate::address::PortKind;
 use crate::adjacency::AdjacencyTable;
 use crate::connection::{
-    Decision, Direction, FlowKey, Ingress, NewConnection, NotInserted, Progress, Signal,
+    Decision, Direction, FlowKey, Ingress, Key, NewConnection, NotInserted, Progress, Signal,
 };
 use crate::packet::{Facts, Packet, Tracking};
 use crate::run::Context;
@@ -57,7 +57,12 @@ impl ConntrackCommit {
             let _ = forget(context, id);
         }
         let (connections, worker) = (&context.learned.connections, &mut context.worker.connections);
-        let mut inserted = connections.insert(&new, context.now_ms, worker);
+        let mut inserted = match (packet.facts.key, packet.facts.answers) {
+            (Some(key), Some(answers)) => {
+                connections.insert_by(&new, &[key, answers], context.now_ms, worker)
+            }
+            _ => connections.insert(&new, context.now_ms, worker),
+        };
         if inserted == Err(NotInserted::Exists) && Self::gives_way(&new, context) {
             let worker = &mut context.worker.connections;
             inserted = connections.insert(&new, context.now_ms, worker);
@@ -111,15 +116,17 @@ impl ConntrackCommit {
         })
     }
 
-    /// Lets the processor bring what a new connection will need, as soon as it is known where the
-    /// packet leaves, while rules for receivers judge it.
-    pub(super) fn prepare(packet: &Packet<'_>, context: &Context<'_>) {
-        if packet.facts.tracking == Tracking::New
-            && let Some(tuple) = packet.facts.tuple
-            && let Ok(ingress) = Self::reply(packet, context.state)
-        {
-            context.learned.connections.fetch(&key(ingress, tuple.reversed()));
+    /// What answers will be looked for by, if the packet opens a connection. As soon as it is known
+    /// where it leaves: the processor has time to bring their place while rules judge it.
+    pub(super) fn answers(packet: &Packet<'_>, context: &Context<'_>) -> Option<Key> {
+        if packet.facts.tracking != Tracking::New {
+            return None;
         }
+        let connections = &context.learned.connections;
+        let tuple = packet.facts.tuple?.reversed();
+        let answers = connections.key(&key(Self::reply(packet, context.state).ok()?, tuple));
+        connections.fetch(&answers);
+        Some(answers)
     }
 
     /// What answers will come in by: what the packet leaves by.

@@ -55,7 +55,10 @@ impl ConntrackZone {
         context.note(format_args!("{tuple}"));
         let signal = Signal::of(&ip, packet.payload());
         let later = ip.fragment == Fragment::Later;
-        if let Some(found) = context.learned.connections.find(&key(ingress, tuple)) {
+        let connections = &context.learned.connections;
+        let key = connections.key(&key(ingress, tuple));
+        packet.facts.key = Some(key);
+        if let Some(found) = connections.find_by(&key) {
             if !is_current(&found, context.state) {
                 context.note(format_args!("{tuple}, of a connection whose other end is gone"));
                 let _ = forget(context, found.id);

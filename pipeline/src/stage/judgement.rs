@@ -78,21 +78,20 @@ impl RuleJudge {
         if subject.is_none() && node_port.is_none() {
             return Ok(Verdict::Next);
         }
-        let mut groups = state.policies().groups_of(far);
+        let far_groups = state.policies().groups_of(far);
+        let mut opening = Opening { far: far_groups, service, flow: Parties::flow(packet)? };
         if direction == RuleDirection::Egress
             && state.policies().know_names()
             && let Some(port) = port.and_then(|port| state.port(port))
         {
             let pod = (port.id, port.generation);
-            groups = groups.with_names(context.learned.fqdns.groups(pod, far, context.now_ms));
+            opening.far.add_names(context.learned.fqdns.groups(pod, far, context.now_ms));
         }
-        let opening = Opening { far: groups, service, flow: Parties::flow(packet)? };
-        let subjects = subject.into_iter().chain(node_port);
         let whom = || {
             let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
             endpoint.or(service).unwrap_or_default()
         };
-        let Some(rule) = first_of(subjects, direction, table, &opening) else {
+        let Some(rule) = first_of([subject, node_port], direction, table, &opening) else {
             if context.trace.is_some() {
                 context.note(format_args!("none of the rules for {} means it", whom()));
             }

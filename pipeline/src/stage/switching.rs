@@ -45,7 +45,7 @@ impl L2ForwardingCalc {
             return Err(DropReason::Hairpin);
         }
         packet.facts.egress = Some(egress);
-        ConntrackCommit::prepare(packet, context);
+        packet.facts.answers = ConntrackCommit::answers(packet, context);
         Ok(Verdict::Next)
     }
 }

@@ -178,8 +178,8 @@ impl GroupSets<'_> {
     }
 
     /// With those in which the address is for its names, in order.
-    pub(crate) fn with_names(self, by_name: ArrayVec<GroupId, { fqdn::GROUPS }>) -> Self {
-        GroupSets { by_name, ..self }
+    pub(crate) fn add_names(&mut self, by_name: ArrayVec<GroupId, { fqdn::GROUPS }>) {
+        self.by_name = by_name;
     }
 
     fn in_ranges(&self) -> impl Iterator<Item = &[GroupId]> {

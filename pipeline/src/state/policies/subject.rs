@@ -327,12 +327,15 @@ impl Subject {
 
 /// The rule of this table that decides about a packet, of all that apply to these.
 pub(crate) fn first_of<'a>(
-    subjects: impl Iterator<Item = &'a Subject>,
+    subjects: [Option<&'a Subject>; 2],
     direction: RuleDirection,
     table: RuleTable,
     packet: &Opening<'_>,
 ) -> Option<&'a RankedRule> {
-    subjects.filter_map(|subject| subject.first(direction, table, packet)).min()
+    match subjects.map(|subject| subject?.first(direction, table, packet)) {
+        [Some(one), Some(other)] => Some(one.min(other)),
+        [one, other] => one.or(other),
+    }
 }
 
 fn place(direction: RuleDirection, table: RuleTable) -> usize {

@@ -164,7 +164,7 @@ fn assert_equal(state: &State) {
             let meant = || mine.clone().filter(|rule| plain.means(rule, far, service, &flow));
             let opening = Opening { far: policies.groups_of(far), service, flow };
             let first = |subject: Option<&Subject>| {
-                let found = first_of(subject.into_iter(), direction, table, &opening);
+                let found = first_of([subject, None], direction, table, &opening);
                 found.map(|ranked| ranked.rule().name.clone())
             };
             for endpoint in &plain.endpoints {
@@ -215,7 +215,7 @@ fn judgements(state: &State) -> Vec<([IpAddr; 2], Vec<Option<Rule>>)> {
             cases.map(move |(far, service, destination_port)| {
                 let flow = Flow { protocol: 6, source_port: 9, destination_port, icmp: None };
                 let opening = Opening { far: policies.groups_of(far), service, flow };
-                let found = first_of(subject.into_iter(), direction, table, &opening);
+                let found = first_of([subject, None], direction, table, &opening);
                 found.map(|installed| installed.rule().clone())
             })
         });
