@@ -12,7 +12,7 @@ use std::path::Path;
 use seine_e2e::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 
-pub use self::forward::{Forward, Part};
+pub use self::forward::{Forward, Part, TableWork};
 pub use self::pair::Pair;
 pub use self::peer::{Peer, PeerSystem};
 use crate::first_packets::record::{FirstPacketCost, Install, Join, TableMemory};

@@ -36,7 +36,13 @@ impl OwnPoller {
     fn work(&self) -> Work {
         let (packets, busy_cycles) = self.watch.work();
         let (batches, hits) = (self.watch.batches(), self.watch.hits());
-        Work { packets, busy_cycles, batches, hits, ended: self.watch.connections().1 }
+        Work {
+            packets,
+            busy_cycles,
+            batches,
+            hits,
+            ended: self.watch.occupancy().expired + self.watch.occupancy().evicted,
+        }
     }
 
     /// How much of something there was in the window.
@@ -174,6 +180,7 @@ fn row(profile: &Profile, watch: &Watch, poller: &OwnPoller, window: &Window) ->
         packets_per_batch: packets / poller.did(|it| it.batches).max(1.0),
         tsc_ghz: window.cycles / window.seconds / 1e9,
         pages: pages(watch).to_owned(),
+        table: None,
         ended_per_s: poller.did(|it| it.ended) / window.seconds,
         lost_pct: window.lost_pct(),
         delay_us: window.delay_us,

@@ -8,6 +8,7 @@ use core_affinity::CoreId;
 use seine_datapath::machine::cycles;
 use seine_datapath::memory::Pages;
 use seine_datapath::worker::Worker;
+use seine_pipeline::connection::Occupancy;
 
 use super::churn::Churn;
 use super::generator::{Generator, RunError};
@@ -16,7 +17,7 @@ use super::profile::{Kind, Ports, Profile};
 use super::switch::{Switch, SwitchError, Watch};
 use super::{order, outside};
 use crate::noise::{Meter, Noise};
-use crate::record::Forward;
+use crate::record::{Forward, TableWork};
 
 /// Packets under way while connections are answered for the first time.
 const WARM_UP_WINDOW: usize = 1024;
@@ -72,7 +73,8 @@ struct Moment {
     sent: u64,
     generator_cycles: u64,
     hits: u64,
-    ended: u64,
+    occupancy: Occupancy,
+    refused: u64,
     on_core_ns: u64,
 }
 
@@ -95,7 +97,8 @@ impl Moment {
             sent: generator.sent,
             generator_cycles: generator.busy_cycles,
             hits: watch.hits(),
-            ended: watch.connections().1,
+            occupancy: watch.occupancy(),
+            refused: watch.refused(),
             on_core_ns: watch.on_core_ns(),
         }
     }
@@ -297,11 +300,22 @@ fn finish(profile: &Profile, watch: &Watch, windows: &[Window]) -> Result<Forwar
         packets_per_batch: packets / (last.batches - first.batches) as f64,
         tsc_ghz: elapsed_cycles / seconds / 1e9,
         pages: pages(watch).to_owned(),
-        ended_per_s: (last.ended - first.ended) as f64 / seconds,
+        ended_per_s: (ended(last) - ended(first)) as f64 / seconds,
+        table: (profile.kind == Kind::New).then(|| TableWork {
+            used_before: first.occupancy.used,
+            used_after: last.occupancy.used,
+            expired: last.occupancy.expired - first.occupancy.expired,
+            evicted: last.occupancy.evicted - first.occupancy.evicted,
+            refused: last.refused - first.refused,
+        }),
         lost_pct: 0.0,
         delay_us: None,
         profile: profile.clone(),
     })
+}
+
+fn ended(at: &Moment) -> u64 {
+    at.occupancy.expired + at.occupancy.evicted
 }
 
 /// What the connection table really lies in: the kernel need not have found huge pages.

@@ -16,7 +16,7 @@ use seine_datapath::upkeep::Upkeep;
 use seine_datapath::worker::{Poll, Worker, WorkerParts};
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
-use seine_pipeline::connection::{ConnectionMemory, ConnectionTable};
+use seine_pipeline::connection::{ConnectionMemory, ConnectionTable, Occupancy};
 use seine_pipeline::learned::Learned;
 use seine_pipeline::limits::ConnectionLimits;
 use seine_pipeline::state::State;
@@ -38,6 +38,14 @@ const CONNECTIONS_MIN: u32 = 1 << 18;
 const SAMPLE_EVERY: u32 = 1024;
 /// Bytes of a cache line, of which the table is made.
 const LINE_BYTES: usize = 64;
+
+/// Why a connection may not begin, but for what policy says.
+const REFUSALS: [DropReason; 4] = [
+    DropReason::ConnectionTableFull,
+    DropReason::ConnectionQuota,
+    DropReason::NewConnectionBudget,
+    DropReason::ConnectionClash,
+];
 
 /// Why there is nothing to measure.
 #[derive(Debug, thiserror::Error)]
@@ -151,10 +159,16 @@ impl Watch {
         threads.iter().filter_map(had).sum()
     }
 
-    /// Connections in the table now, and those that ended by timeout or to make room so far.
-    pub fn connections(&self) -> (u64, u64) {
-        let occupancy = self.learned.connections.occupancy();
-        (occupancy.used, occupancy.expired + occupancy.evicted)
+    /// How full the table of connections is, and how many have ended by timeout or to make room.
+    pub fn occupancy(&self) -> Occupancy {
+        self.learned.connections.occupancy()
+    }
+
+    /// First packets that were dropped so far because their connection had no place, or their port
+    /// no right to another.
+    pub fn refused(&self) -> u64 {
+        let totals = PortTotals::sum(self.ports.iter().map(Arc::as_ref));
+        REFUSALS.iter().map(|reason| totals.drops[reason.index()]).sum()
     }
 
     /// What was dropped, in words: "SpoofedSource 3, EgressFull 1".

@@ -61,8 +61,26 @@ pub struct Forward {
     /// they came at a pace.
     #[serde(default)]
     pub delay_us: Option<[f64; 2]>,
+    /// Where each packet begins a connection: what became of the table meanwhile.
+    #[serde(default)]
+    pub table: Option<TableWork>,
     /// All that was asked for.
     pub profile: Profile,
+}
+
+/// What connections did to their table in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableWork {
+    /// Connections in it when the window began.
+    pub used_before: u64,
+    /// And when it ended.
+    pub used_after: u64,
+    /// Connections that ended because their time was up.
+    pub expired: u64,
+    /// Connections that gave way to others.
+    pub evicted: u64,
+    /// First packets that were dropped for want of a place or a right to one.
+    pub refused: u64,
 }
 
 impl Forward {

@@ -4,8 +4,53 @@ use super::grid::Grid;
 use super::plot::{self, Line};
 use super::{figure, spread};
 use crate::forward::profile::{Kind, Ports, Profile, Rings, Sum, Ways};
-use crate::record::{Forward, Record};
+use crate::record::{Forward, Record, TableWork};
 use crate::statistics::Summary;
+
+/// What is shown of rows whose packets each begin a connection.
+const NEW: [&str; 10] = [
+    "connections",
+    "policies",
+    "Services",
+    "new/s",
+    "ended/s",
+    "used before",
+    "after",
+    "expired",
+    "evicted",
+    "refused",
+];
+
+/// How many of these older records tell, too.
+const NEW_ALWAYS: usize = 5;
+
+/// A row for each profile whose packets each begin a connection.
+fn new_connections(rows: &[Vec<&Forward>]) -> Option<String> {
+    let rows: Vec<_> = rows.iter().filter(|row| row[0].new_connections_per_s.is_some()).collect();
+    rows.first()?;
+    let told = rows.iter().any(|row| row[0].table.is_some());
+    let mut grid = Grid::new(if told { &NEW } else { &NEW[..NEW_ALWAYS] }, 0);
+    for row in rows {
+        let run = row[0];
+        let ended = summary(row, |run| run.ended_per_s);
+        let mut cells = vec![
+            run.connections.to_string(),
+            run.policies_per_side.to_string(),
+            run.services.to_string(),
+            spread(summary(row, |run| run.new_connections_per_s.unwrap_or_default())),
+            ended.map_or_else(|| "-".to_owned(), |it| figure(it.median)),
+        ];
+        let figures =
+            |it: TableWork| [it.used_before, it.used_after, it.expired, it.evicted, it.refused];
+        match run.table.filter(|_| told) {
+            Some(table) => cells.extend(figures(table).iter().map(u64::to_string)),
+            None if told => cells.extend(std::iter::repeat_n("-".to_owned(), 5)),
+            None => {}
+        }
+        grid.row(cells);
+    }
+    Some(grid.text("Connections begun a second, the table full all the time."))
+}
 
 /// A sweep needs so many points to be drawn.
 const POINTS_MIN: usize = 3;
@@ -86,8 +131,6 @@ pub fn table(records: &[Record]) -> Option<String> {
         "runs",
     ];
     let mut grid = Grid::new(&head, 3);
-    let mut new = Grid::new(&["connections", "policies", "Services", "new/s", "ended/s"], 0);
-    let mut any_new = false;
     let head = ["of", "connections", "size", "Mpps", "p50 us", "p99 us", "lost %"];
     let (mut delays, mut any_delay) = (Grid::new(&head, 1), false);
     for row in &rows {
@@ -129,17 +172,6 @@ pub fn table(records: &[Record]) -> Option<String> {
             ]);
             any_delay = true;
         }
-        if run.new_connections_per_s.is_some() {
-            any_new = true;
-            let rate = summary(row, |run| run.new_connections_per_s.unwrap_or_default());
-            new.row(vec![
-                run.connections.to_string(),
-                run.policies_per_side.to_string(),
-                run.services.to_string(),
-                spread(rate),
-                middle(|run| run.ended_per_s),
-            ]);
-        }
     }
     let memory = rows.iter().all(|row| row[0].profile.ports == Ports::Memory);
     let between = if memory { " between memory ports" } else { "" };
@@ -151,9 +183,9 @@ pub fn table(records: &[Record]) -> Option<String> {
          time that the worker had no core, which is in its cycles as well."
     );
     let mut text = grid.text(&caption);
-    if any_new {
+    if let Some(new) = new_connections(&rows) {
         text.push('\n');
-        text.push_str(&new.text("Connections begun a second, the table full all the time."));
+        text.push_str(&new);
     }
     if any_delay {
         text.push('\n');
