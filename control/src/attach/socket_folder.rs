@@ -315,7 +315,7 @@ mod tests {
         assert!(paths[0].parent().unwrap().exists() && foreign.join("data").exists());
         assert_eq!(sweep(&settings.socket_dir, &BTreeSet::new()).unwrap(), [paths[0].clone()]);
         assert!(!settings.socket_dir.join(POD).exists());
-        assert_eq!(sweep(&folder.path().join("absent"), &wanted).unwrap(), [PathBuf::new(); 0]);
+        assert!(sweep(&folder.path().join("absent"), &wanted).unwrap().is_empty());
     }
 
     #[test]
