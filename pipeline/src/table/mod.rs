@@ -1,5 +1,5 @@
-//! The ways to match: an exact key or port, the longest prefix or all that hold an address, rules by
-//! rank, and what is remembered for a time; and one to spread.
+//! The ways to match: an exact key or port, the longest prefix or all that hold an address, rules
+//! by rank, and what is remembered for a time; and one to spread.
 //!
 //! The first four are persistent: a copy shares everything with its original, and a change copies
 //! only the chunk or path that it touches, so a new State costs what changed and not what there is.
