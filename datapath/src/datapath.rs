@@ -19,7 +19,7 @@ use seine_pipeline::tally::RuleTallies;
 use tokio::sync::watch;
 
 use crate::counters::PortCounters;
-use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
 use crate::frame::{FrameCache, Region};
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
 use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
@@ -59,6 +59,9 @@ pub enum PortError {
     /// No index is left.
     #[error("{POD_PORTS_MAX} Pod ports are open, which is the limit")]
     TooMany,
+    /// Nothing to lend sockets on.
+    #[error("`{0}` is no open port of a Pod with a link; open it first")]
+    NoLink(String),
     /// Not for an agent to close.
     #[error("port `{0}` is the node's own and stays open")]
     NodePort(String),
@@ -222,6 +225,19 @@ impl Datapath {
             Some(port) if port.kind != PortKind::Pod => Err(PortError::NodePort(name.to_owned())),
             Some(_) => self.close(name).await.map(|()| true),
         }
+    }
+
+    /// Lends the Pod of an open port sockets on its own end of its link.
+    pub fn lend(&mut self, session: u64, name: &str, loan: &SocketLoan) -> Result<(), PortError> {
+        self.writer.check_session(session)?;
+        check_name(&loan.interface)?;
+        check_socket(&loan.socket.to_string_lossy())?;
+        let port = self.ports.find(name).filter(|port| port.kind == PortKind::Pod);
+        let interface = port.map(|port| port.interface.clone());
+        // A vhost-user port is named by its socket, and has no other end.
+        let interface = interface.filter(|interface| !interface.starts_with('/'));
+        let interface = interface.ok_or_else(|| PortError::NoLink(name.to_owned()))?;
+        Ok(self.devices.lend(&interface, loan)?)
     }
 
     /// Makes every worker carry over what its queues counted themselves.

@@ -4,6 +4,7 @@
 //! [`NodeDevices`](crate::node_devices::NodeDevices), in tests it is memory.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use seine_pipeline::address::{Mac, PortKind};
 
@@ -76,6 +77,19 @@ pub struct Claims {
     pub tunnel: Option<SocketAddr>,
 }
 
+/// AF_XDP sockets on a Pod's own end of its link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketLoan {
+    /// The Pod's network namespace.
+    pub namespace: PathBuf,
+    /// The Pod's end of the link.
+    pub interface: String,
+    /// Where the Pod takes the loan.
+    pub socket: PathBuf,
+    /// Who may, besides root: user and group.
+    pub owner: (u32, u32),
+}
+
 /// The machine's devices.
 pub trait Devices: Send + Sync {
     /// Where host ends of Pod links are looked for: "/run/netns/seine-ports".
@@ -83,6 +97,9 @@ pub trait Devices: Send + Sync {
 
     /// Opens a Pod's device.
     fn open_pod(&mut self, device: &PodDevice) -> Result<OpenDevice, DeviceError>;
+
+    /// Lends the Pod behind an open link sockets on its own end, in place of a loan before.
+    fn lend(&mut self, interface: &str, loan: &SocketLoan) -> Result<(), DeviceError>;
 
     /// Forgets a Pod's device, after its queues were closed. A link stays in a namespace that
     /// forwards nothing, until it is deleted; a socket goes.

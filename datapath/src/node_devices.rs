@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use seine_pipeline::address::{Mac, PortKind};
 
 use crate::configuration::{Configuration, PollMode};
-use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
 use crate::frame::Region;
 use crate::netns::{DIRECTORY, Namespace, NamespaceError};
 use crate::port::af_xdp::{
-    self, AfXdpOptions, AfXdpPort, Attachment, Claim, FrameMemory, forget_pins, mount_pins,
+    self, AfXdpOptions, AfXdpPort, Attachment, Claim, FrameMemory, Loan, LoanOptions, forget_pins,
+    mount_pins,
 };
 use crate::port::tap::{self, TapOptions};
 use crate::port::vhost_user::{self, Control, VhostUserOptions, VhostUserPort};
@@ -52,6 +53,8 @@ pub struct NodeDevices {
     uplink: String,
     uplink_attachment: Attachment,
     pods: HashMap<String, PodHold>,
+    /// What was lent to Pods, by our end of their links.
+    loans: HashMap<String, Loan>,
     /// Whether workers never sleep, so that guests need not kick.
     polled: bool,
 }
@@ -121,6 +124,7 @@ impl NodeDevices {
             uplink,
             uplink_attachment: attachment,
             pods: HashMap::new(),
+            loans: HashMap::new(),
             polled: configuration.workers.poll == PollMode::Spin,
         };
         Ok(Opened { devices, uplink: uplink_device, uplink_index: facts.index, gateway, host })
@@ -184,7 +188,22 @@ impl Devices for NodeDevices {
         }
     }
 
+    fn lend(&mut self, interface: &str, loan: &SocketLoan) -> Result<(), DeviceError> {
+        // Before the next one: an interface has room for one program.
+        self.loans.remove(interface);
+        let namespace = Namespace::at(&loan.namespace).map_err(OpenError::from)?;
+        let options = LoanOptions {
+            namespace: &namespace,
+            interface: &loan.interface,
+            socket: &loan.socket,
+            owner: loan.owner,
+        };
+        self.loans.insert(interface.to_owned(), Loan::open(options)?);
+        Ok(())
+    }
+
     fn close_pod(&mut self, interface: &str) {
+        self.loans.remove(interface);
         if let Some(PodHold::Link(attachment)) = self.pods.remove(interface)
             && let Err(error) = attachment.detach()
         {

@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::answers;
 use crate::counters::{Counter, WorkerCounters};
 use crate::datapath::{Datapath, PortError};
+use crate::devices::SocketLoan;
 use crate::machine::{boot_time_ms, cycles};
 use crate::ports::POD_PORTS_MAX;
 use crate::worker::Poll;
@@ -159,6 +160,25 @@ impl Service for DatapathService {
         let closed =
             whole(async move { datapath.lock().await.close_pod(session, &name).await }).await?;
         Ok(Response::new(v1::ClosePortReply { closed }))
+    }
+
+    async fn lend_sockets(
+        &self,
+        request: Request<v1::LendSocketsRequest>,
+    ) -> Answer<v1::LendSocketsReply> {
+        let request = request.into_inner();
+        let loan = SocketLoan {
+            namespace: request.namespace.into(),
+            interface: request.interface,
+            socket: request.socket.into(),
+            owner: (request.socket_user, request.socket_group),
+        };
+        self.datapath
+            .lock()
+            .await
+            .lend(request.session, &request.name, &loan)
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(v1::LendSocketsReply {}))
     }
 
     async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Answer<v1::ListPortsReply> {
@@ -319,9 +339,10 @@ fn status(error: &PortError) -> Status {
         PortError::Device(error) => answers::device_status(error, message),
         PortError::Worker(_) => Status::unavailable(message),
         PortError::Name(_) | PortError::Socket(_) => Status::invalid_argument(message),
-        PortError::Taken { .. } | PortError::NodePort(_) | PortError::Queues { .. } => {
-            Status::failed_precondition(message)
-        }
+        PortError::Taken { .. }
+        | PortError::NodePort(_)
+        | PortError::NoLink(_)
+        | PortError::Queues { .. } => Status::failed_precondition(message),
         PortError::TooMany => Status::resource_exhausted(message),
     }
 }

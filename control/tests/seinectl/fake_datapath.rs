@@ -211,6 +211,13 @@ impl Datapath for Service {
         no_change()
     }
 
+    async fn lend_sockets(
+        &self,
+        _: Request<v1::LendSocketsRequest>,
+    ) -> Answer<v1::LendSocketsReply> {
+        no_change()
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusReply> {
         answer(self.facts.status.clone())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use seine_datapath::datapath::Datapath;
-use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
+use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
 use seine_datapath::frame::{Batch, FrameCache, Region};
 use seine_datapath::port::memory::{self, MemoryOptions, MemoryWire};
 use seine_datapath::port::vhost_user::{self, Control, VhostUserOptions};
@@ -132,6 +132,10 @@ impl Devices for MemoryDevices {
             return Err(OpenError::NoSuchInterface(interface.to_owned()).into());
         }
         Ok(self.device(interface, [2, 0, 0, 0, 0xff, 1]))
+    }
+
+    fn lend(&mut self, interface: &str, _: &SocketLoan) -> Result<(), DeviceError> {
+        Err(OpenError::NoSuchInterface(interface.to_owned()).into())
     }
 
     fn close_pod(&mut self, interface: &str) {

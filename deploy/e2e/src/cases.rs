@@ -23,6 +23,7 @@ mod host;
 mod hostile;
 mod judged;
 mod live;
+mod loan;
 mod modes;
 mod processor;
 mod reach;
@@ -108,6 +109,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         existing::CASES,
         guest::CASES,
         processor::CASES,
+        loan::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

@@ -8,8 +8,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use seine_datapath::datapath::Datapath;
-use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
+use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
 use seine_datapath::frame::{Batch, FrameCache, HEADROOM, Region};
+use seine_datapath::port::OpenError;
 use seine_datapath::port::{Queue, QueueStats};
 use seine_datapath::service::DatapathService;
 use seine_datapath::worker::Poll;
@@ -173,6 +174,10 @@ impl Devices for Memory {
         let [_, _, high, low] = number.to_be_bytes();
         let packet = (interface == scenario::name(LOADED)).then(|| self.packet.clone());
         Ok(open(interface, Mac([6, 0, 0, 1, high, low]), MTU, vec![packet; self.workers]))
+    }
+
+    fn lend(&mut self, interface: &str, _: &SocketLoan) -> Result<(), DeviceError> {
+        Err(OpenError::NoSuchInterface(interface.to_owned()).into())
     }
 
     fn close_pod(&mut self, _: &str) {}

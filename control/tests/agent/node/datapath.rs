@@ -273,6 +273,13 @@ impl Datapath for Server {
         Ok(Response::new(v1::Port { name: request.name, ..v1::Port::default() }))
     }
 
+    async fn lend_sockets(
+        &self,
+        _: Request<v1::LendSocketsRequest>,
+    ) -> Result<Response<v1::LendSocketsReply>, Status> {
+        Err(Status::unimplemented("no agent asks for it"))
+    }
+
     async fn close_port(
         &self,
         request: Request<v1::ClosePortRequest>,

@@ -20,6 +20,7 @@ mod attach;
 mod bpf;
 mod checksum;
 mod frame_set;
+mod loan;
 mod pod_program;
 mod program;
 mod queue;
@@ -31,6 +32,7 @@ use std::path::Path;
 use seine_pipeline::address::PortKind;
 
 pub use attach::{Attachment, CLAIMS_MAX, Claim, forget_pins, is_pinned, mount_pins};
+pub use loan::{Loan, LoanOptions};
 use queue::AfXdpQueue;
 pub use socket::FrameMemory;
 use socket::Socket;

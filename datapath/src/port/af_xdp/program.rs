@@ -215,6 +215,32 @@ pub(super) fn pod(ports: RawFd, sockets: RawFd) -> Vec<Instruction> {
     a.finish()
 }
 
+/// The program of a Pod's own end, for sockets lent to it: IP to the socket of its queue. What
+/// hosts ask their neighbours (ARP, ICMPv6) stays the Pod's kernel's, and so does all when there is
+/// no socket.
+pub(super) fn loan(sockets: &Map) -> Vec<Instruction> {
+    let mut a = Assembler::default();
+    a.operate(Move, R6, R1);
+    a.load(Word, R7, R6, CONTEXT_DATA);
+    a.load(Word, R8, R6, CONTEXT_DATA_END);
+    bounds(&mut a, ETHERNET_BYTES + 20);
+    a.load(Half, R2, R7, 12);
+    a.jump_value(When::Equal, R2, big_endian(0x0800), Label::Lookup);
+    a.jump_value(When::NotEqual, R2, big_endian(0x86dd), Label::Pass);
+    a.load(Byte, R2, R7, 20);
+    a.jump_value(When::Equal, R2, ICMPV6, Label::Pass);
+    a.label(Label::Lookup);
+    a.load(Word, R2, R6, CONTEXT_QUEUE);
+    a.load_map(R1, sockets.as_raw_fd());
+    a.operate_value(Move, R3, XDP_PASS);
+    a.call(HELPER_REDIRECT);
+    a.exit();
+    a.label(Label::Pass);
+    a.operate_value(Move, R0, XDP_PASS);
+    a.exit();
+    a.finish()
+}
+
 /// The key of the claims map. Without gaps: the map compares all bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -236,6 +262,7 @@ const ETHERNET_BYTES: i32 = 14;
 const IPV6_BYTES: i32 = 40;
 const TCP: i32 = 6;
 const UDP: i32 = 17;
+const ICMPV6: i32 = 58;
 
 /// The program of the uplink. `R6` context, `R7` packet, `R8` its end, `R4` protocol.
 ///
@@ -244,7 +271,6 @@ const UDP: i32 = 17;
 /// "don't fragment".
 pub(super) fn uplink(claims: &Map, sockets: &Map) -> Vec<Instruction> {
     let mut a = Assembler::default();
-    let big_endian = |value: u16| i32::from(value.to_be());
     a.operate(Move, R6, R1);
     a.load(Word, R7, R6, CONTEXT_DATA);
     a.load(Word, R8, R6, CONTEXT_DATA_END);
@@ -306,6 +332,10 @@ pub(super) fn uplink(claims: &Map, sockets: &Map) -> Vec<Instruction> {
     a.operate_value(Move, R0, XDP_PASS);
     a.exit();
     a.finish()
+}
+
+fn big_endian(value: u16) -> i32 {
+    i32::from(value.to_be())
 }
 
 /// Passes packets with fewer than `bytes` bytes from `R7` on.

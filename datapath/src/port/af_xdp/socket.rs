@@ -182,7 +182,43 @@ impl AsRawFd for Socket {
     }
 }
 
-fn open_socket() -> io::Result<OwnedFd> {
+/// The rings that a socket needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rings {
+    /// One that only registers memory.
+    Anchor,
+    /// One that receives and transmits.
+    Queue,
+}
+
+/// Makes rings of so many entries.
+pub(super) fn make_rings(socket: BorrowedFd<'_>, rings: Rings, entries: u32) -> io::Result<()> {
+    let transmit = (rings == Rings::Queue).then_some(libc::XDP_TX_RING);
+    [libc::XDP_RX_RING, libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING]
+        .into_iter()
+        .chain(transmit)
+        .try_for_each(|ring| set_option(socket, libc::SOL_XDP, ring, &entries))
+}
+
+/// Registers plain memory: without transmit metadata.
+pub(super) fn register(
+    socket: BorrowedFd<'_>,
+    address: u64,
+    bytes: u64,
+    frame_bytes: u32,
+) -> io::Result<()> {
+    let registration = libc::xdp_umem_reg {
+        addr: address,
+        len: bytes,
+        chunk_size: frame_bytes,
+        headroom: 0,
+        flags: 0,
+        tx_metadata_len: 0,
+    };
+    set_option(socket, libc::SOL_XDP, libc::XDP_UMEM_REG, &registration)
+}
+
+pub(super) fn open_socket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: takes no pointers.
     let descriptor = unsafe { libc::socket(libc::AF_XDP, kind, 0) };
@@ -219,7 +255,7 @@ fn ring_offsets(socket: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
     Ok(offsets)
 }
 
-fn bind(
+pub(super) fn bind(
     socket: BorrowedFd<'_>,
     interface: &str,
     index: u32,
