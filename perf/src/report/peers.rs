@@ -151,7 +151,8 @@ pub fn table(records: &[Record]) -> Option<String> {
          many times as many as Seine spends over vhost-user; `rings off both`: the same without \
          what testpmd spends on its rings alone; `of memory's`: the peer's without its rings, as \
          times of Seine's between memory ports. (g): the poller was less than 95 % busy and \
-         waited for packets, so that its cycles are an upper bound. `ct`: actions of connection tracking that packets \
+         waited for packets, so that its cycles are an upper bound. `ct`: actions of \
+         connection tracking that packets \
          of a connection met, counted. `generator`: cycles of generator and sink, which are in \
          no other figure. `away`: the share of time that the poller had no core, which is in \
          its cycles as well.",
