@@ -171,6 +171,8 @@ impl Region {
 }
 
 /// The right to one frame: whoever has it may read and write its buffer.
+///
+/// Invariant: `start + len <= region.frame_bytes`.
 #[must_use = "a frame that is dropped is lost: give it back to a FrameCache"]
 pub struct Frame {
     region: &'static Region,
@@ -197,8 +199,19 @@ impl Frame {
     }
 
     /// The packet in it.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer()[self.start()..self.start() + self.len()]
+        // SAFETY: as in `buffer`; by the invariant the packet lies within it.
+        unsafe { std::slice::from_raw_parts(self.address().add(self.start()).as_ptr(), self.len()) }
+    }
+
+    /// As [`bytes`](Self::bytes), to write.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and `self` is borrowed exclusively.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.address().add(self.start()).as_ptr(), self.len())
+        }
     }
 
     /// Puts a copy of `packet` into the frame, after the headroom. `false` when it does not fit.
@@ -258,6 +271,7 @@ impl Frame {
         self.index as u64 * self.region.frame_bytes as u64
     }
 
+    #[inline]
     fn address(&self) -> NonNull<u8> {
         // SAFETY: `claim` checked that there is a frame of this index.
         unsafe { self.region.address(self.index) }
@@ -272,8 +286,7 @@ impl PacketBuffer for Frame {
 
     #[inline]
     fn bytes_mut(&mut self) -> &mut [u8] {
-        let range = self.start()..self.start() + self.len();
-        &mut self.buffer_mut()[range]
+        Frame::bytes_mut(self)
     }
 
     #[inline]
@@ -292,6 +305,21 @@ impl PacketBuffer for Frame {
         if self.chained && place.following == 0 {
             self.stand_alone();
         }
+    }
+
+    #[inline]
+    fn push_front(&mut self, len: usize) -> Option<()> {
+        let len = u32::try_from(len).ok()?;
+        self.start = self.start.checked_sub(len)?;
+        self.len += len;
+        Some(())
+    }
+
+    #[inline]
+    fn pop_front(&mut self, len: usize) {
+        let len = self.len.min(len as u32);
+        self.start += len;
+        self.len -= len;
     }
 
     #[inline]

@@ -29,6 +29,7 @@ mod parts;
 pub mod port;
 pub mod ports;
 pub mod process;
+pub mod processor;
 pub mod publish;
 pub mod segment;
 pub mod service;

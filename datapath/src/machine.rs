@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
-use seine_pipeline::composed::Machine;
 
 /// The time stamp counter; nanoseconds where there is none.
 #[inline]
@@ -42,33 +41,6 @@ pub fn prefetch<T>(value: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
-}
-
-/// The processor that this runs on.
-pub struct Processor;
-
-impl Machine for Processor {
-    #[inline]
-    fn prefetch<T>(&self, place: &T) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a hint reads nothing, and the address is that of a reference.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = place;
-    }
-
-    #[inline]
-    fn prefetch_to_write<T>(&self, place: &T) {
-        prefetch(place);
-    }
-
-    #[inline]
-    fn cycles(&self) -> u64 {
-        cycles()
-    }
 }
 
 /// Milliseconds since the machine started, time asleep included.

@@ -10,7 +10,6 @@
 mod headers;
 
 use arrayvec::ArrayVec;
-use seine_pipeline::composed::PacketBuffer;
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::wire::checksum;
 use seine_pipeline::wire::ip::Ip;

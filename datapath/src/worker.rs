@@ -28,7 +28,8 @@ use tokio::sync::oneshot;
 
 use crate::counters::WorkerCounters;
 use crate::frame::{Batch, Frame, FrameCache};
-use crate::machine::{Bed, Processor, Wake, boot_time_ms, cycles};
+use crate::machine::{Bed, Wake, boot_time_ms, cycles};
+use crate::processor::Processor;
 use crate::publish::PublicationReader;
 use crate::slot::{Command, Slot};
 use crate::upkeep::{Due, Upkeep};
@@ -75,6 +76,8 @@ pub struct WorkerParts {
     pub stop: Arc<AtomicBool>,
     /// How it waits.
     pub poll: Poll,
+    /// What it runs on.
+    pub processor: Processor,
 }
 
 /// What tells a worker the time, in milliseconds since the machine started.
@@ -274,7 +277,7 @@ impl Worker {
         let state = &parts.publication.current().state;
         let connections = &parts.upkeep.learned.connections;
         let packets = batch.iter().zip(origins.iter().copied());
-        survey.take(packets, state, connections, &Processor);
+        survey.take(packets, state, connections, &parts.processor);
         let mut context = Context {
             state,
             adjacencies: &parts.adjacencies,
@@ -289,7 +292,8 @@ impl Worker {
             *in_hand = Some(at);
             #[cfg(test)]
             tests::trip(frame);
-            let outcome = composed::decide(survey, at, frame, *ingress, &mut context, &Processor);
+            let outcome =
+                composed::decide(survey, at, frame, *ingress, &mut context, &parts.processor);
             if let Outcome::Output(egress) = outcome
                 && frame.checksum != Checksum::Complete
                 && !takes_partial(slots, egress)

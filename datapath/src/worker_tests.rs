@@ -17,6 +17,7 @@ use super::*;
 use crate::counters::{PortCounters, PortTotals};
 use crate::frame::Region;
 use crate::port::memory::{self, MemoryOptions, MemoryWire};
+use crate::processor::Processor;
 use crate::publish::{PublicationWriter, publication};
 
 const WORKERS: usize = 2;
@@ -110,7 +111,9 @@ impl Simulation {
         let state = State::new(7).apply(&objects()).unwrap();
         let (writer, readers) = publication(state, wakes.clone());
         let (mut workers, mut commands) = (Vec::new(), Vec::new());
-        for (publication, wake) in readers.into_iter().zip(wakes) {
+        // One worker compares by words, the other as wide as it can.
+        let processors = [Processor::baseline(), Processor::detect()].into_iter().cycle();
+        for ((publication, wake), processor) in readers.into_iter().zip(wakes).zip(processors) {
             let (sender, receiver) = bounded(64);
             commands.push(sender);
             let parts = WorkerParts {
@@ -123,6 +126,7 @@ impl Simulation {
                 wake,
                 stop: Arc::default(),
                 poll: Poll::Spin,
+                processor,
             };
             workers.push(Worker::new(parts).unwrap());
         }

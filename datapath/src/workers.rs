@@ -20,6 +20,7 @@ use crate::counters::WorkerCounters;
 use crate::crash;
 use crate::frame::{FrameCache, Region};
 use crate::machine::Wake;
+use crate::processor::Processor;
 use crate::publish::{PublicationReader, PublicationWriter, publication};
 use crate::slot::{COMMANDS_MAX, Command};
 use crate::upkeep::{AuditRing, Upkeep};
@@ -182,6 +183,7 @@ fn worker(
         wake: handle.wake.clone(),
         stop: handle.stop.clone(),
         poll: handle.poll,
+        processor: Processor::detect(),
     })
 }
 

@@ -11,6 +11,7 @@ use seine_datapath::counters::WorkerCounters;
 use seine_datapath::frame::{FrameCache, Region};
 use seine_datapath::machine::Wake;
 use seine_datapath::port::memory::{MemoryOptions, MemoryWire, open};
+use seine_datapath::processor::Processor;
 use seine_datapath::publish::publication;
 use seine_datapath::slot::{Command, Slot};
 use seine_datapath::upkeep::Upkeep;
@@ -69,6 +70,7 @@ fn worker(node: &Node, sample_every: u32) -> (Worker, Vec<MemoryWire>, Arc<Worke
         wake,
         stop: Arc::default(),
         poll: Poll::Spin,
+        processor: Processor::detect(),
     })
     .unwrap();
     let mut wires = Vec::new();

@@ -4,12 +4,14 @@
 //! is believed: the peer is known by its underlay address, and may speak for its own Pod ranges
 //! only. The underlay is trusted not to forge source addresses (docs/THREATS.md).
 
-use std::hash::BuildHasher;
+mod prefix;
+
 use std::net::IpAddr;
 
-use foldhash::quality::FixedState;
+pub(crate) use prefix::{PREFIX_LEN, Prefix};
 
 use crate::address::Mac;
+use crate::connection::address_words;
 use crate::packet::{Packet, PacketSource, Tunnel};
 use crate::state::{EncapMode, Peer, State, TunnelType};
 use crate::verdict::DropReason;
@@ -52,6 +54,12 @@ impl TunnelType {
             TunnelType::Vxlan => vxlan::header_len(bytes).ok(),
         };
         length.ok_or(DropReason::BadTunnelHeader)
+    }
+
+    /// The header as this node writes it.
+    pub(crate) fn header(self) -> u64 {
+        let mut bytes = [0; HEADER_LEN];
+        self.emit(&mut bytes).map_or(0, |()| u64::from_be_bytes(bytes))
     }
 
     fn emit(self, bytes: &mut [u8]) -> Option<()> {
@@ -148,7 +156,7 @@ pub(crate) fn encapsulate(
 ) -> Result<(), DropReason> {
     packet.complete_checksum();
     let traffic_class = packet.ip()?.traffic_class;
-    let hash = flow_hash(packet, hash_seed)?;
+    let flow = Flow::of(packet, hash_seed)?;
     let network_len = if tunnel.remote.is_ipv4() { ipv4::LEN } else { ipv6::LEN };
     let datagram_len = u16::try_from(udp::LEN + HEADER_LEN + packet.len())
         .ok()
@@ -157,7 +165,7 @@ pub(crate) fn encapsulate(
     packet
         .push_front(ethernet::LEN + network_len + udp::LEN + HEADER_LEN)
         .map_err(|_| DropReason::NoHeadroom)?;
-    let outer = Outer { tunnel, traffic_class, hash, datagram_len };
+    let outer = Outer { tunnel, traffic_class, flow, datagram_len };
     outer.emit(packet.bytes_mut(), source, next_hop).ok_or(DropReason::NoHeadroom)
 }
 
@@ -165,7 +173,7 @@ pub(crate) fn encapsulate(
 struct Outer {
     tunnel: Tunnel,
     traffic_class: u8,
-    hash: u64,
+    flow: Flow,
     datagram_len: u16,
 }
 
@@ -178,9 +186,7 @@ impl Outer {
         let (network, datagram) =
             frame.get_mut(ethernet::LEN..)?.split_at_mut_checked(network_len)?;
         self.emit_network(network)?;
-        // RFC 8926 section 3.3, RFC 7348 section 5: the source port spreads flows over the
-        // underlay's paths.
-        let source_port = 0xc000 | (self.hash as u16 & 0x3fff);
+        let source_port = self.flow.source_port();
         let len = self.datagram_len;
         let kind = self.tunnel.kind;
         udp::Repr { source_port, destination_port: kind.port(), len }.emit(datagram)?;
@@ -212,7 +218,7 @@ impl Outer {
             .emit(bytes),
             (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6::Repr {
                 traffic_class: self.traffic_class,
-                flow_label: (self.hash >> 32) as u32,
+                flow_label: (self.flow.0 >> 32) as u32,
                 payload_len: self.datagram_len,
                 next_header: udp::PROTOCOL,
                 hop_limit: OUTER_TTL,
@@ -226,12 +232,45 @@ impl Outer {
     }
 }
 
-/// A hash of the inner flow: of addresses, protocol and ports; of the addresses and protocol for
-/// fragments, which have to take the same path.
-fn flow_hash(packet: &Packet<'_>, seed: u64) -> Result<u64, DropReason> {
-    let ip = packet.ip()?;
-    let flow = (ip.source, ip.destination, ip.protocol, ip.ports(packet.payload()));
-    Ok(FixedState::with_seed(seed).hash_one(flow))
+/// A hash of the inner flow, which spreads flows over the underlay's paths: of addresses, protocol
+/// and ports; of addresses and protocol for fragments, which have to take the same path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Flow(u64);
+
+impl Flow {
+    /// That of a packet between these addresses, in words; the source port in the upper half of
+    /// `ports`.
+    #[inline]
+    pub(crate) fn new(
+        seed: u64,
+        source: [u64; 2],
+        destination: [u64; 2],
+        ports: u32,
+        protocol: u8,
+    ) -> Flow {
+        let folded = |one: u64, other: u64| {
+            let product = u128::from(one) * u128::from(other);
+            (product >> 64) as u64 ^ product as u64
+        };
+        let word = |[high, low]: [u64; 2]| high.rotate_left(32) ^ low;
+        let ends = folded(seed ^ word(source), 0x9e37_79b9_7f4a_7c15 ^ word(destination));
+        let upper = u64::from(ports) << 32 | u64::from(protocol);
+        Flow(folded(ends ^ upper, seed.rotate_left(32) | 1))
+    }
+
+    fn of(packet: &Packet<'_>, seed: u64) -> Result<Flow, DropReason> {
+        let ip = packet.ip()?;
+        let (source, destination) = ip.ports(packet.payload()).unwrap_or_default();
+        let ports = u32::from(source) << 16 | u32::from(destination);
+        let [from, to] = [ip.source, ip.destination].map(address_words);
+        Ok(Flow::new(seed, from, to, ports, ip.protocol))
+    }
+
+    /// RFC 8926 section 3.3, RFC 7348 section 5: of the dynamic ports.
+    #[inline]
+    fn source_port(self) -> u16 {
+        0xc000 | (self.0 as u16 & 0x3fff)
+    }
 }
 
 #[cfg(test)]

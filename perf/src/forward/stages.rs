@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use seine_datapath::frame::{Frame, FrameCache, HEADROOM, Region};
-use seine_datapath::machine::{Processor, cycles};
+use seine_datapath::machine::cycles;
+use seine_datapath::processor::Processor;
 use seine_pipeline::STAGES;
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
@@ -230,11 +231,11 @@ pub fn steps(profile: &Profile) -> Result<Vec<Cost>, RowError> {
         let ports = std::mem::take(&mut bench.ports);
         let began = cycles();
         let packets = frames.iter().zip(ports.iter().copied());
-        survey.take(packets, &bench.state, &bench.learned.connections, &Processor);
+        survey.take(packets, &bench.state, &bench.learned.connections, &Processor::detect());
         let surveyed = cycles();
         let mut context = bench.context();
         for (at, (frame, port)) in frames.iter_mut().zip(&ports).enumerate() {
-            black_box(decide(&survey, at, frame, *port, &mut context, &Processor));
+            black_box(decide(&survey, at, frame, *port, &mut context, &Processor::detect()));
         }
         surveying += surveyed.wrapping_sub(began);
         deciding += cycles().wrapping_sub(surveyed);

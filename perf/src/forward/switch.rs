@@ -10,6 +10,7 @@ use seine_datapath::machine::{Wake, prefetch};
 use seine_datapath::memory::{self, Pages, Wanted};
 use seine_datapath::port::Queue;
 use seine_datapath::port::memory::{MemoryOptions, MemoryWire, open};
+use seine_datapath::processor::Processor;
 use seine_datapath::publish::{PublicationWriter, publication};
 use seine_datapath::slot::{COMMANDS_MAX, Command, Slot};
 use seine_datapath::upkeep::Upkeep;
@@ -238,6 +239,7 @@ impl Switch {
                 wake,
                 stop: switch.watch.stop.clone(),
                 poll: Poll::Spin,
+                processor: Processor::detect(),
             })?;
             let mut wires = Vec::new();
             for port in 0..profile.pods + FIRST_POD {

@@ -1,6 +1,7 @@
 //! How what the stages have decided about a packet becomes a shortcut for those that follow it.
 
-use super::hit::{epoch, macs_of};
+use super::hit::epoch;
+use super::rewrite::macs_of;
 use super::shortcut::{Addressed, Rewrite, Shortcut};
 use crate::address::{Mac, PortKind};
 use crate::connection::{ConnectionId, Direction};
@@ -35,6 +36,11 @@ fn composed(
     // What the node began has rights that what comes by the gateway has not.
     let special = direction == Direction::Original && connection.decision.from_node;
     if !facts.is_under_way() || special || facts.egress != Some(egress) {
+        return None;
+    }
+    // What the node answers it with is another packet by now.
+    let (ip, to) = (facts.ip?, connection.translated(direction));
+    if (ip.source, ip.destination, ip.protocol) != (to.source, to.destination, to.protocol) {
         return None;
     }
     let to = hops.get(egress)?;
@@ -79,6 +85,19 @@ fn composed(
     };
     let translate = own.tuple.reversed() != other.tuple;
     let other = translate.then(|| other.words());
+    // What comes by a tunnel comes from the peer whose range the sender's address is of.
+    let (adjacency, remote) = match (source, facts.tunnel) {
+        (PacketSource::Tunnel, _) => {
+            let peer = state.peer_by_route(own.tuple.source)?;
+            (Some(peer.adjacency), Some(peer.tunnel_address))
+        }
+        (_, tunnel) => (adjacency, tunnel.map(|tunnel| tunnel.remote)),
+    };
+    if let (Some(adjacency), Some(remote)) = (adjacency, remote)
+        && state.encapsulations().prefix(adjacency).is_some_and(|prefix| !prefix.is_to(remote))
+    {
+        return None;
+    }
     let shortcut = Shortcut {
         egress,
         rewrite,

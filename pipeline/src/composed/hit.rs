@@ -1,58 +1,80 @@
 //! A hit: a packet that is rewritten by what was composed for its direction.
 
 use super::glance::Glance;
-use super::rewrite::{self, Change};
+use super::outer::traffic_class;
+use super::rewrite::{self, Change, macs_of};
 use super::shortcut::{Addressed, Rewrite, Shortcut};
+use super::{Machine, PacketBuffer};
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyId;
 use crate::connection::{Candidate, Direction, FlowKey, KeyWords};
 use crate::packet::{Checksum, Tunnel};
 use crate::run::Context;
 use crate::state::{State, mac_word};
+use crate::tunnel::{self, Flow, PREFIX_LEN, Prefix};
+use crate::verdict::DropReason;
 use crate::wire::{dns, ethernet};
 
+/// Who a packet has to come from.
+#[derive(Clone, Copy)]
+pub(super) enum Sender {
+    /// Whoever has this MAC address.
+    Station(u64),
+    /// The peer with this underlay address.
+    Remote(u32),
+    /// The stages have looked.
+    Checked,
+}
+
 /// What became of a packet's bytes, and where it goes.
-pub(super) struct Taken {
+pub(super) struct Taken<'s> {
     pub egress: PortId,
     pub checksum: Checksum,
-    /// The tunnel, and the MAC addresses on the underlay.
-    pub tunnel: Option<(Tunnel, Mac, Mac)>,
+    /// The tunnel that it goes into.
+    pub tunnel: Option<Way<'s>>,
 }
 
 /// Rewrites a packet by what was composed; `None`, and nothing rewritten, when it has to take the
-/// stages. Known are its checksum, and the bytes of the segments behind it. `from` is the MAC
-/// address that it has to come from.
-#[inline]
-pub(super) fn take(
+/// stages. Known are its checksum, and the bytes of the segments behind it.
+#[inline(always)]
+pub(super) fn take<'s>(
     bytes: &mut [u8],
     (known, following): (Checksum, usize),
     glance: &Glance,
     candidate: Candidate,
-    from: Option<u64>,
-    context: &Context<'_>,
-) -> Option<Taken> {
+    sender: Sender,
+    context: &Context<'s>,
+    machine: &impl Machine,
+) -> Option<Taken<'s>> {
     let (state, hops) = (context.state, context.state.hops());
     let checksum = glance.checksum(known)?;
-    let hit = context.learned.connections.hit(candidate, &glance.words)?;
-    if !hit.progress.stays(hit.direction) {
-        return None;
-    }
+    let hit = context.learned.connections.hit(candidate, &glance.words, machine)?;
     let shortcut = Shortcut::from_word(hit.shortcut())?;
     let to = hops.get(shortcut.egress)?;
     let other = if shortcut.translate { Some(hit.other_key()?) } else { None };
-    if !hit.is_of(epoch(state, &glance.words, other.as_ref())) {
+    let is_current = hit.is_of(epoch(state, &glance.words, other.as_ref()));
+    if !is_current || !hit.progress.stays(hit.direction) {
         return None;
     }
     let (destination, source) = macs_of(bytes)?;
-    let addressed = match shortcut.addressed {
-        Addressed::Station => destination == to.mac,
-        Addressed::Gateway => destination == hops.gateway_mac,
-        Addressed::Virtual => destination == mac_word(Mac::VIRTUAL),
-        Addressed::Any => true,
+    let expected = match shortcut.addressed {
+        Addressed::Station => to.mac,
+        Addressed::Gateway => hops.gateway_mac,
+        Addressed::Virtual => mac_word(Mac::VIRTUAL),
+        Addressed::Any => destination,
     };
-    let mtu = if shortcut.adjacency.is_some() { hops.tunnel_mtu } else { to.mtu };
+    let authentic = match sender {
+        Sender::Station(mac) => source == mac,
+        Sender::Remote(remote) => {
+            let prefix = state.encapsulations().prefix(shortcut.adjacency?)?;
+            shortcut.addressed == Addressed::Any && prefix.remote == remote
+        }
+        Sender::Checked => true,
+    };
+    let into_tunnel = shortcut.rewrite == Rewrite::ToPeer;
+    let mtu = if into_tunnel { hops.tunnel_mtu } else { to.mtu };
     let fits = glance.len <= mtu && (!shortcut.lower || glance.ttl > 1);
-    if !addressed || from.is_some_and(|from| source != from) || !fits {
+    if destination != expected || !authentic || !fits {
         return None;
     }
     // What a server of names answers is learnt from.
@@ -60,9 +82,10 @@ pub(super) fn take(
     {
         return None;
     }
-    let tunnel = match shortcut.adjacency {
-        Some(adjacency) => Some(underlay(adjacency, &glance.words, other.as_ref(), context)?),
-        None => None,
+    let tunnel = if into_tunnel {
+        Some(Way::of(shortcut.adjacency?, &glance.words, other.as_ref(), context)?)
+    } else {
+        None
     };
     let change = Change { glance, to: other.as_ref(), checksum, lower: shortcut.lower };
     change.make(bytes.get_mut(ethernet::LEN..)?)?;
@@ -94,34 +117,111 @@ pub(super) fn epoch(state: &State, key: &KeyWords, other: Option<&KeyWords>) -> 
     state.epochs().under_way(source, destination)
 }
 
-/// Both ends of the tunnel behind a next hop, and the MAC addresses on the underlay; `None` when
-/// the next hop is not resolved.
-fn underlay(
+/// The way into a tunnel.
+pub(super) struct Way<'s> {
+    next_hop: Mac,
+    flow: Flow,
+    headers: Headers<'s>,
+}
+
+/// What is put in front of a packet.
+enum Headers<'s> {
+    /// As written before.
+    Ready(&'s Prefix),
+    /// Over IPv6: between these ends, from this MAC address.
+    Between(Tunnel, Mac),
+}
+
+impl<'s> Way<'s> {
+    /// The way by this next hop; `None` when that is not resolved.
+    #[inline]
+    fn of(
+        adjacency: AdjacencyId,
+        key: &KeyWords,
+        other: Option<&KeyWords>,
+        context: &Context<'s>,
+    ) -> Option<Way<'s>> {
+        let state = context.state;
+        let next_hop = context.adjacencies.mac(adjacency)?;
+        let headers = match state.encapsulations().prefix(adjacency) {
+            Some(prefix) => Headers::Ready(prefix),
+            None => between(adjacency, key, other, state)?,
+        };
+        let &[a, b, c, d, fifth, _] = key;
+        // Translated, the packet leaves as an answer of the other direction.
+        let (source, destination, ports) = match other {
+            Some(&[e, f, g, h, other, _]) => {
+                ([g, h], [e, f], ((other >> 32) as u32).rotate_left(16))
+            }
+            None => ([a, b], [c, d], (fifth >> 32) as u32),
+        };
+        let protocol = (fifth >> 8) as u8;
+        let flow = Flow::new(state.hash_seed(), source, destination, ports, protocol);
+        Some(Way { next_hop, flow, headers })
+    }
+
+    /// Puts the tunnel's headers in front of a packet that was rewritten.
+    #[inline]
+    pub fn put_on(
+        &self,
+        frame: &mut impl PacketBuffer,
+        ingress: PortId,
+        glance: &Glance,
+        context: &Context<'_>,
+    ) -> Result<(), DropReason> {
+        match &self.headers {
+            Headers::Ready(prefix)
+                if frame.checksum() == Checksum::Complete && frame.following() == 0 =>
+            {
+                let class = traffic_class(frame.bytes()).ok_or(DropReason::Malformed)?;
+                let len = ethernet::LEN + usize::from(glance.len);
+                frame.push_front(PREFIX_LEN).ok_or(DropReason::NoHeadroom)?;
+                let front = frame.bytes_mut().first_chunk_mut().ok_or(DropReason::NoHeadroom)?;
+                let put = prefix.put(front, self.next_hop, class, self.flow, len);
+                put.ok_or(DropReason::PacketTooBig)
+            }
+            _ => self.by_stage(frame, ingress, context),
+        }
+    }
+
+    /// Over IPv6, or with a sum that has to be finished before.
+    #[cold]
+    fn by_stage(
+        &self,
+        frame: &mut impl PacketBuffer,
+        ingress: PortId,
+        context: &Context<'_>,
+    ) -> Result<(), DropReason> {
+        let (tunnel, source) = match self.headers {
+            Headers::Ready(prefix) => prefix.ends(),
+            Headers::Between(tunnel, source) => (tunnel, source),
+        };
+        let mut packet = frame.packet(ingress).ok_or(DropReason::Malformed)?;
+        let seed = context.state.hash_seed();
+        let encapsulated = packet
+            .parse_ip()
+            .and_then(|_| tunnel::encapsulate(&mut packet, tunnel, source, self.next_hop, seed));
+        let place = packet.place();
+        frame.settle(place);
+        encapsulated
+    }
+}
+
+/// Both ends of the tunnel behind a next hop, and the MAC address that it begins at.
+#[cold]
+fn between<'s>(
     adjacency: AdjacencyId,
     key: &KeyWords,
     other: Option<&KeyWords>,
-    context: &Context<'_>,
-) -> Option<(Tunnel, Mac, Mac)> {
-    let state = context.state;
+    state: &State,
+) -> Option<Headers<'s>> {
     let destination = FlowKey::from_words(other.unwrap_or(key))?.tuple;
     let destination = if other.is_some() { destination.source } else { destination.destination };
     let (node, peer) = (state.node()?, state.peer_by_route(destination)?);
     if peer.adjacency != adjacency {
         return None;
     }
-    let tunnel = Tunnel {
-        local: node.tunnel_address,
-        remote: peer.tunnel_address,
-        adjacency,
-        kind: node.tunnel_type,
-    };
-    Some((tunnel, state.uplink()?.mac, context.adjacencies.mac(adjacency)?))
-}
-
-/// Destination and source MAC address of a frame.
-#[inline]
-pub(super) fn macs_of(bytes: &[u8]) -> Option<(u64, u64)> {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *bytes.first_chunk::<{ ethernet::LEN }>()?;
-    let word = u64::from_be_bytes;
-    Some((word([0, 0, a, b, c, d, e, f]), word([0, 0, g, h, i, j, k, l])))
+    let (local, remote) = (node.tunnel_address, peer.tunnel_address);
+    let tunnel = Tunnel { local, remote, adjacency, kind: node.tunnel_type };
+    Some(Headers::Between(tunnel, state.uplink()?.mac))
 }

@@ -7,28 +7,35 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use super::hit::epoch;
+use super::outer::Outer;
 use super::sample_tests::Room;
+use super::survey::look;
 use super::*;
 use crate::address::Mac;
 use crate::connection::Direction;
 use crate::learned::WorkerMemory;
 use crate::run::run;
-use crate::state::{Change, Object, RuleDirection};
+use crate::state::{Change, Object, RuleDirection, State};
 use crate::testbed::{Buffer, GATEWAY_MAC, Node, Probe, flags, tcp, udp};
 use crate::wire::put;
 
 const PODS: [&str; 3] = ["a", "b", "c"];
+
+/// What a survey sees of a packet.
+fn seen(frame: &[u8], ingress: PortId, state: &State) -> (Glance, Option<Outer>) {
+    look(&Buffer::of(frame, Checksum::Complete), ingress, state).unwrap()
+}
 
 /// What would become of a packet that is found by the key of the room's connection, and what does.
 fn composed_and_decided(room: &Room, by: &str, frame: Vec<u8>) -> [Option<(Outcome, Vec<u8>)>; 2] {
     let (state, connections) = (&room.node.state, &room.learned.connections);
     let ingress = state.port_by_name(by).unwrap();
     let (known, taken) = &room.packets[0];
-    let known = glance_at(taken, *known, state).unwrap();
-    let own = glance_at(&frame, ingress, state).unwrap();
+    let (known, _) = seen(taken, *known, state);
+    let (own, outer) = seen(&frame, ingress, state);
     assert_ne!(own.words, known.words, "a field is not in the key");
-    let glance = Glance { words: known.words, hash: connections.hash_of(&known.words), ..own };
-    let candidate = connections.candidate(glance.hash);
+    let glance = Glance { words: known.words, ..own };
+    let candidate = connections.candidate(connections.hash_of(&known.words), &Plain);
     let mut worker = WorkerMemory::new();
     let mut context = Context {
         state,
@@ -44,7 +51,8 @@ fn composed_and_decided(room: &Room, by: &str, frame: Vec<u8>) -> [Option<(Outco
     let outcome = run(&mut packet, &mut context);
     let decided = Some((outcome, packet.bytes().to_vec()));
     let mut buffer = Buffer::of(&frame, Checksum::Complete);
-    let outcome = hit(&Seen { glance, candidate }, &mut buffer, ingress, &context);
+    let seen = Seen::new((glance, outer), candidate);
+    let outcome = hit(&seen, &mut buffer, ingress, &context, &Plain);
     [outcome.map(|outcome| (outcome, buffer.bytes().to_vec())), decided]
 }
 
@@ -128,7 +136,7 @@ fn whether_a_packet_comes_from_the_gateway_or_a_peer_is_needed() {
         let probe = udp().in_v6(v6).source("remote").to("b");
         let mut room = Room::opened_by("tunnel", Node::with_pods(PODS), probe);
         room.forbid("b", RuleDirection::Ingress);
-        let mut frame = from_mac(room.packets[0].1[TUNNEL_HEADERS..].to_vec(), GATEWAY_MAC);
+        let mut frame = from_mac(room.packets[0].1[PREFIX_LEN..].to_vec(), GATEWAY_MAC);
         put(&mut frame, 0, &room.node.mac("b").0).unwrap();
         assert_needed(&room, "gateway", frame);
     }
@@ -138,21 +146,21 @@ fn whether_a_packet_comes_from_the_gateway_or_a_peer_is_needed() {
 fn how_often_a_port_was_another_pods_is_needed() {
     let mut room = room(false);
     let (ingress, frame) = room.packets[0].clone();
-    let known = glance_at(&frame, ingress, &room.node.state).unwrap();
+    let (known, _) = seen(&frame, ingress, &room.node.state);
     let mut port = room.node.state.port(ingress).unwrap().clone();
     port.generation += 1;
     room.forbid("b", RuleDirection::Ingress);
     room.node.apply(&[Change::Upsert(Object::Port(port))]);
-    let own = glance_at(&frame, ingress, &room.node.state).unwrap();
+    let (own, outer) = seen(&frame, ingress, &room.node.state);
     assert_ne!(own.words, known.words, "it is not in the key");
     // As if the State's epoch had come round.
     let (id, _) = room.connection();
     let connections = &room.learned.connections;
-    let candidate = connections.candidate(connections.hash_of(&known.words)).unwrap();
-    let shortcut = connections.hit(candidate, &known.words).unwrap().shortcut();
+    let candidate = connections.candidate(connections.hash_of(&known.words), &Plain).unwrap();
+    let shortcut = connections.hit(candidate, &known.words, &Plain).unwrap().shortcut();
     let epoch = epoch(&room.node.state, &known.words, None);
     connections.decide(id, Direction::Original, shortcut, epoch);
-    let glance = Glance { words: known.words, hash: connections.hash_of(&known.words), ..own };
+    let glance = Glance { words: known.words, ..own };
     let mut worker = WorkerMemory::new();
     let mut context = Context {
         state: &room.node.state,
@@ -164,8 +172,9 @@ fn how_often_a_port_was_another_pods_is_needed() {
         trace: None,
     };
     let mut buffer = Buffer::of(&frame, Checksum::Complete);
-    let seen = Seen { glance, candidate: Some(candidate) };
-    assert!(matches!(hit(&seen, &mut buffer, ingress, &context), Some(Outcome::Output(_))));
+    let seen = Seen::new((glance, outer), Some(candidate));
+    let outcome = hit(&seen, &mut buffer, ingress, &context, &Plain);
+    assert!(matches!(outcome, Some(Outcome::Output(_))));
     let mut buffer = Buffer::of(&frame, Checksum::Complete);
     let outcome = run(&mut buffer.packet(ingress).unwrap(), &mut context);
     assert_eq!(outcome, Outcome::Drop(DropReason::IngressPolicy));

@@ -18,30 +18,32 @@ mod compose;
 mod glance;
 mod hit;
 mod judge;
+mod outer;
 mod rewrite;
 mod sample;
 mod shortcut;
-
-use arrayvec::ArrayVec;
+mod survey;
 
 pub use clock::{STAGES_COUNT, StageClock, StageCost};
 pub use sample::Sampler;
+pub use survey::Survey;
 
 use crate::address::{PortId, PortKind};
-use crate::connection::{Candidate, ConnectionTable, Ingress};
-use crate::limits::BATCH_MAX;
+use crate::connection::{Ingress, Line};
 use crate::packet::{Checksum, Packet, Place};
 use crate::run::Context;
 use crate::stage::classifier::{Classifier, PipelineRootClassifier};
 use crate::stage::{Table, TableId};
-use crate::state::State;
-use crate::tunnel;
+use crate::sync::{AtomicU64, Ordering};
+use crate::tunnel::PREFIX_LEN;
 use crate::verdict::{DropReason, Outcome, Verdict};
-use crate::wire::{ethernet, geneve, ipv4, udp};
+use crate::wire::ethernet;
 use clock::walk_timed;
 use compose::compose;
 use glance::Glance;
-use hit::{macs_of, take};
+use hit::{Sender, take};
+use rewrite::macs_of;
+use survey::Seen;
 
 /// What the pipeline asks of the processor.
 pub trait Machine {
@@ -50,6 +52,20 @@ pub trait Machine {
     /// As that, for a line that will soon be written.
     fn prefetch_to_write<T>(&self, place: &T) {
         self.prefetch(place);
+    }
+    /// The place of the first of a line's words that is `wanted` in the bits that `mask` has; one
+    /// behind the last when none is.
+    #[inline]
+    fn first_alike(&self, line: &Line, wanted: u64, mask: u64) -> usize {
+        let alike = |word: &AtomicU64| (word.load(Ordering::Relaxed) ^ wanted) & mask == 0;
+        line.0.iter().position(alike).unwrap_or(line.0.len())
+    }
+    /// Whether a line begins with these words.
+    #[inline]
+    fn begins_with(&self, line: &Line, words: &[u64; 6]) -> bool {
+        let different = line.0.iter().zip(words);
+        let different = different.map(|(word, other)| word.load(Ordering::Relaxed) ^ other);
+        different.fold(0, |bits, word| bits | word) == 0
     }
     /// A count of cycles that never goes back.
     fn cycles(&self) -> u64;
@@ -78,80 +94,14 @@ pub trait PacketBuffer {
     fn following(&self) -> usize;
     /// Says where the packet lies in its buffer now, and what became of it.
     fn settle(&mut self, place: Place);
+    /// Lets the packet begin `len` bytes earlier; `None`, and nothing changed, when there is no room.
+    fn push_front(&mut self, len: usize) -> Option<()>;
+    /// Lets the packet begin `len` bytes later, or with its end.
+    fn pop_front(&mut self, len: usize);
     /// Cuts the packet off behind so many bytes.
     fn truncate(&mut self, len: usize, checksum: Checksum);
     /// The packet as the stages see it; `None` when it does not lie within its buffer.
     fn packet(&mut self, ingress: PortId) -> Option<Packet<'_>>;
-}
-
-/// What is known of the packets of a batch before anything is done with them.
-#[derive(Default)]
-pub struct Survey {
-    seen: ArrayVec<Option<Seen>, BATCH_MAX>,
-}
-
-#[derive(Debug)]
-struct Seen {
-    glance: Glance,
-    candidate: Option<Candidate>,
-}
-
-impl Survey {
-    /// Looks at all packets of a batch, each with the port it came in by.
-    pub fn take<'f, F: PacketBuffer + 'f>(
-        &mut self,
-        batch: impl Iterator<Item = (&'f F, PortId)> + Clone,
-        state: &State,
-        connections: &ConnectionTable,
-        machine: &impl Machine,
-    ) {
-        self.seen.clear();
-        for (frame, _) in batch.clone() {
-            if let Some(first) = frame.bytes().first() {
-                machine.prefetch_to_write(first);
-            }
-        }
-        for (frame, ingress) in batch.take(BATCH_MAX) {
-            let Some(mut glance) = glance_at(frame.bytes(), ingress, state) else {
-                self.seen.push(None);
-                continue;
-            };
-            glance.hash = connections.hash_of(&glance.words);
-            if let Some(line) = connections.bucket_of(glance.hash) {
-                machine.prefetch(line);
-            }
-            self.seen.push(Some(Seen { glance, candidate: None }));
-        }
-        for seen in self.seen.iter_mut().flatten() {
-            seen.candidate = connections.candidate(seen.glance.hash);
-            if let Some([original, reply, decided]) =
-                seen.candidate.and_then(|it| connections.lines_of(it))
-            {
-                machine.prefetch(decided);
-                machine.prefetch_to_write(original);
-                machine.prefetch_to_write(reply);
-            }
-        }
-    }
-}
-
-/// Where a packet from a peer most often begins: behind headers without options over IPv4.
-const TUNNEL_HEADERS: usize = ethernet::LEN + ipv4::LEN + udp::LEN + geneve::LEN;
-
-#[inline(always)]
-fn glance_at(bytes: &[u8], ingress: PortId, state: &State) -> Option<Glance> {
-    let hop = state.hops().get(ingress)?;
-    let from_pod = match hop.kind? {
-        PortKind::Pod => true,
-        PortKind::Gateway => false,
-        PortKind::Uplink => {
-            let behind = bytes.get(TUNNEL_HEADERS..)?;
-            return Glance::of(behind, hop.ingress(ingress), false);
-        }
-        // What the node itself sends has rights of its own.
-        PortKind::Host => return None,
-    };
-    Glance::of(bytes, hop.ingress(ingress), from_pod)
 }
 
 /// What one worker remembers of composed decisions.
@@ -195,7 +145,7 @@ pub fn decide(
     context: &mut Context<'_>,
     machine: &impl Machine,
 ) -> Outcome {
-    let seen = survey.seen.get(at).and_then(Option::as_ref);
+    let seen = survey.seen(at);
     let ComposedMemory { sampler, hits, .. } = &context.worker.composed;
     let sampled = sampler.is_due(*hits) && sample::begin(frame, ingress, seen, context);
     let (outcome, hit) = act(seen, frame, ingress, context, machine);
@@ -224,14 +174,17 @@ fn act(
     context: &mut Context<'_>,
     machine: &impl Machine,
 ) -> (Outcome, bool) {
+    if let Some(seen) = seen {
+        return match hit(seen, frame, ingress, context, machine) {
+            Some(outcome) => (outcome, true),
+            None => (by_stages(frame, ingress, context, machine), false),
+        };
+    }
     let from = context.state.hops().get(ingress);
     if from.is_some_and(|from| from.kind == Some(PortKind::Uplink)) {
-        return tunnelled(seen, frame, ingress, context, machine);
+        return tunnelled(frame, ingress, context, machine);
     }
-    match seen.and_then(|seen| hit(seen, frame, ingress, context)) {
-        Some(outcome) => (outcome, true),
-        None => (by_stages(frame, ingress, context, machine), false),
-    }
+    (by_stages(frame, ingress, context, machine), false)
 }
 
 /// A packet that takes the stages.
@@ -253,34 +206,37 @@ fn by_stages(
 }
 
 /// A packet that needs nothing but what was composed.
-#[inline]
+#[inline(always)]
 fn hit(
     seen: &Seen,
     frame: &mut impl PacketBuffer,
     ingress: PortId,
     context: &Context<'_>,
+    machine: &impl Machine,
 ) -> Option<Outcome> {
-    let glance = &seen.glance;
-    let from = context.state.hops().get(ingress)?;
-    let (known, from) = ((frame.checksum(), frame.following()), Some(from.mac));
-    let taken = take(frame.bytes_mut(), known, glance, seen.candidate?, from, context)?;
-    frame.truncate(ethernet::LEN + usize::from(glance.len), taken.checksum);
-    let Some((tunnel, source, next_hop)) = taken.tunnel else {
-        return Some(Outcome::Output(taken.egress));
+    let Seen { glance, candidate, outer, .. } = seen;
+    let known = (frame.checksum(), frame.following());
+    let (front, sender) = match outer {
+        None => (0, Sender::Station(context.state.hops().get(ingress)?.mac)),
+        Some(outer) => (PREFIX_LEN, Sender::Remote(outer.remote)),
     };
-    let mut packet = frame.packet(ingress)?;
-    let encapsulated = packet.parse_ip().and_then(|_| {
-        tunnel::encapsulate(&mut packet, tunnel, source, next_hop, context.state.hash_seed())
-    });
-    let place = packet.place();
-    frame.settle(place);
-    Some(encapsulated.map_or_else(Outcome::Drop, |()| Outcome::Output(taken.egress)))
+    let bytes = frame.bytes_mut().get_mut(front..)?;
+    let taken = take(bytes, known, glance, (*candidate)?, sender, context, machine)?;
+    if front > 0 {
+        frame.pop_front(front);
+    }
+    frame.truncate(ethernet::LEN + usize::from(glance.len), taken.checksum);
+    let Some(tunnel) = taken.tunnel else { return Some(Outcome::Output(taken.egress)) };
+    Some(match tunnel.put_on(frame, ingress, glance, context) {
+        Ok(()) => Outcome::Output(taken.egress),
+        Err(reason) => Outcome::Drop(reason),
+    })
 }
 
-/// A packet that comes in by the uplink: the tunnel's headers are taken off as the stages do it.
-/// Says what became of it, and whether without the other stages.
+/// A packet that comes in by the uplink behind other headers than most: they are taken off as the
+/// stages do it. Says what became of it, and whether without the other stages.
+#[cold]
 fn tunnelled(
-    seen: Option<&Seen>,
     frame: &mut impl PacketBuffer,
     ingress: PortId,
     context: &mut Context<'_>,
@@ -291,7 +247,7 @@ fn tunnelled(
     };
     let decided = match enter(&mut packet, context) {
         Err(outcome) => (outcome, false),
-        Ok(target) => match taken_out(seen, &mut packet, context) {
+        Ok(target) => match taken_out(&mut packet, context, machine) {
             Some(outcome) => (outcome, true),
             None => {
                 let addressed = macs_of(packet.bytes());
@@ -322,20 +278,15 @@ fn enter(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<TableId, 
 
 /// A packet out of a tunnel that needs nothing but what was composed.
 fn taken_out(
-    seen: Option<&Seen>,
     packet: &mut Packet<'_>,
     context: &Context<'_>,
+    machine: &impl Machine,
 ) -> Option<Outcome> {
     let connections = &context.learned.connections;
     let glance = Glance::of(packet.bytes(), Ingress::Tunnel.words(), false)?;
-    // What was seen behind the outer headers may lie elsewhere than where it was looked for.
-    let seen = seen.filter(|seen| seen.glance.words == glance.words);
-    let candidate = match seen {
-        Some(seen) => seen.candidate,
-        None => connections.candidate(connections.hash_of(&glance.words)),
-    };
-    let known = (packet.checksum, packet.following);
-    let taken = take(packet.bytes_mut(), known, &glance, candidate?, None, context)?;
+    let candidate = connections.candidate(connections.hash_of(&glance.words), machine)?;
+    let (known, sender) = ((packet.checksum, packet.following), Sender::Checked);
+    let taken = take(packet.bytes_mut(), known, &glance, candidate, sender, context, machine)?;
     packet.checksum = taken.checksum;
     Some(Outcome::Output(taken.egress))
 }

@@ -11,7 +11,8 @@
 use super::glance::Glance;
 use super::judge::judge_again;
 use super::shortcut::Shortcut;
-use super::{ComposedMemory, PacketBuffer, Seen};
+use super::survey::Seen;
+use super::{ComposedMemory, PacketBuffer, Plain};
 use crate::address::{Mac, PortId, PortKind};
 use crate::connection::{Candidate, Testimony};
 use crate::packet::{Checksum, Packet};
@@ -130,17 +131,18 @@ fn expected(
 ) -> Option<(Candidate, Witness)> {
     let (state, connections) = (context.state, &context.learned.connections);
     let (words, candidate) = match seen {
-        Some(Seen { glance, candidate }) => (glance.words, (*candidate)?),
+        Some(Seen { glance, candidate, .. }) => (glance.words, (*candidate)?),
         None => {
             // A survey looks behind a tunnel's headers over IPv4 only.
             let hop = state.hops().get(ingress)?;
             let inside = bytes.get(TUNNEL_HEADERS_V6..);
             let inside = inside.filter(|_| hop.kind == Some(PortKind::Uplink))?;
-            let words = Glance::of(inside, hop.ingress(ingress), false)?.words;
-            (words, connections.candidate(connections.hash_of(&words))?)
+            let words = Glance::of(inside, hop.ingress, false)?.words;
+            (words, connections.candidate(connections.hash_of(&words), &Plain)?)
         }
     };
-    let hit = connections.hit(candidate, &words).filter(|hit| hit.progress.stays(hit.direction));
+    let hit =
+        connections.hit(candidate, &words, &Plain).filter(|hit| hit.progress.stays(hit.direction));
     Shortcut::from_word(hit?.shortcut())?;
     Some((candidate, witness(candidate, context)?))
 }

@@ -68,7 +68,7 @@ impl Room {
             dry: false,
             trace: None,
         };
-        let seen = survey.seen[0].as_ref();
+        let seen = survey.seen(0);
         let sampled = sample::begin(&buffer, ingress, seen, &mut context);
         let (outcome, hit) = act(seen, &mut buffer, ingress, &mut context, &Plain);
         assert!(hit || !sampled, "copied in vain: {number}, {seen:?}");

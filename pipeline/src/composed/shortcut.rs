@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  0  egress port (10 bits)   10  rewrite of MAC addresses (2)   12  who was addressed (2)
-//! 14  the TTL is lowered      15  addresses or ports change      16  next hop, if tunnelled (13)
+//! 14  the TTL is lowered      15  addresses or ports change      16  next hop of a tunnel (13)
 //! 29  always set
 //! ```
 //!
@@ -44,7 +44,7 @@ pub(super) enum Addressed {
     Gateway,
     /// The virtual one.
     Virtual,
-    /// Whichever: it comes by the tunnel, and that was checked there.
+    /// Whichever of those that the tunnel's end takes: it comes by the tunnel.
     Any,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Shortcut {
     pub lower: bool,
     /// Whether their addresses or ports are translated.
     pub translate: bool,
-    /// The next hop of the tunnel, for those that go into it.
+    /// The next hop towards the peer, for those that go into a tunnel or come by one.
     pub adjacency: Option<AdjacencyId>,
 }
 
@@ -78,7 +78,7 @@ impl Shortcut {
     }
 
     /// What [`word`](Self::word) made a word of; `None` of one that was never made.
-    #[inline]
+    #[inline(always)]
     pub fn from_word(word: u32) -> Option<Shortcut> {
         if word & SET == 0 {
             return None;
@@ -96,7 +96,7 @@ impl Shortcut {
             _ => Addressed::Any,
         };
         let adjacency = (word >> ADJACENCY_SHIFT) as usize & (ADJACENCIES_MAX - 1);
-        let tunnelled = rewrite == Rewrite::ToPeer;
+        let tunnelled = rewrite == Rewrite::ToPeer || addressed == Addressed::Any;
         Some(Shortcut {
             egress: PortId::new(word as usize & (PORTS_MAX - 1))?,
             rewrite,

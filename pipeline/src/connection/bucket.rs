@@ -9,6 +9,7 @@
 
 use super::Direction;
 use super::memory::{LINE_WORDS, Line};
+use crate::composed::Machine;
 use crate::sync::{AtomicU64, Ordering};
 
 /// From how many places in use on the secondary bucket is considered.
@@ -93,11 +94,15 @@ impl<'a> Buckets<'a> {
         None
     }
 
-    /// Places that may be those of a key, in the order in which they were taken into account.
-    #[inline]
-    pub(super) fn matches(self, hash: u64) -> impl Iterator<Item = Place> {
-        let wanted = fingerprint(hash);
-        self.places(hash).filter(move |place| place.0 >> FINGERPRINT_SHIFT == wanted)
+    /// The first place of the primary bucket that may be that of a key.
+    #[inline(always)]
+    pub(super) fn primary_match(self, hash: u64, machine: &impl Machine) -> Option<Place> {
+        let line = self.primary(hash)?;
+        let wanted = fingerprint(hash) << FINGERPRINT_SHIFT;
+        let first = machine.first_alike(line, wanted, u64::MAX << FINGERPRINT_SHIFT);
+        let word = line.0.get(first)?;
+        // With the release that made the place findable.
+        Some(Place(word.load(Ordering::Acquire))).filter(|place| place.0 != 0)
     }
 
     /// All places in use of both candidates.

@@ -8,6 +8,7 @@ use loom::thread;
 use super::probe::{Hit, decide};
 use super::record::{Filling, RECORD_LINES, Record};
 use super::*;
+use crate::composed::Plain;
 
 /// Every interleaving with two preemptions: with three, filling a record takes minutes.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
@@ -60,7 +61,7 @@ fn hand_over(lines: &Lines, first: ConnectionId) -> Option<ConnectionId> {
 
 /// What a packet with this key takes, by a State of this epoch.
 fn taken(lines: &Lines, which: usize, epoch: u32) -> Option<u32> {
-    let hit = Hit::of(lines, Direction::Original, &KEYS[which])?;
+    let hit = Hit::of(lines, Direction::Original, &KEYS[which], &Plain)?;
     hit.is_of(epoch).then(|| hit.shortcut())
 }
 

@@ -15,6 +15,7 @@ use super::record::{
 use super::table::ConnectionTable;
 use super::words::KeyWords;
 use super::{ConnectionId, Direction, Progress};
+use crate::composed::Machine;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Keeps the stamps of two turns of a record apart, however the State changes: an odd number, so
@@ -69,22 +70,39 @@ impl ConnectionTable {
     }
 
     /// The record that has the fingerprint of this hash.
-    #[inline]
-    pub(crate) fn candidate(&self, hash: u64) -> Option<Candidate> {
-        let place: Place = self.buckets().matches(hash).next()?;
+    #[inline(always)]
+    pub(crate) fn candidate(&self, hash: u64, machine: &impl Machine) -> Option<Candidate> {
+        let place = match self.buckets().primary_match(hash, machine) {
+            Some(place) => place,
+            None => self.elsewhere(hash)?,
+        };
         Some(Candidate { index: place.index()?, direction: place.direction() })
     }
 
-    /// The lines of a candidate.
-    #[inline]
-    pub(crate) fn lines_of(&self, candidate: Candidate) -> Option<&[Line; RECORD_LINES]> {
-        self.record_lines(candidate.index)
+    /// A record that is not in the line where most are.
+    #[cold]
+    fn elsewhere(&self, hash: u64) -> Option<Place> {
+        self.buckets().find_map(hash, Some)
+    }
+
+    /// Asks for the lines of a candidate.
+    #[inline(always)]
+    pub(crate) fn ask_for(&self, candidate: Candidate, machine: &impl Machine) {
+        let Some([original, reply, state]) = self.record_lines(candidate.index) else { return };
+        machine.prefetch(state);
+        machine.prefetch_to_write(original);
+        machine.prefetch_to_write(reply);
     }
 
     /// The candidate's connection, if it lives and this is its key.
-    #[inline]
-    pub(crate) fn hit(&self, candidate: Candidate, words: &KeyWords) -> Option<Hit<'_>> {
-        Hit::of(self.record_lines(candidate.index)?, candidate.direction, words)
+    #[inline(always)]
+    pub(crate) fn hit(
+        &self,
+        candidate: Candidate,
+        words: &KeyWords,
+        machine: &impl Machine,
+    ) -> Option<Hit<'_>> {
+        Hit::of(self.record_lines(candidate.index)?, candidate.direction, words, machine)
     }
 
     /// All by which a candidate's packets are decided about, but for its keys, which are the same
@@ -125,23 +143,22 @@ pub(super) fn decide(
 
 impl<'a> Hit<'a> {
     /// The connection of a record, if it lives and this is the key of that direction.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(
         lines: &'a [Line; RECORD_LINES],
         direction: Direction,
         words: &KeyWords,
+        machine: &impl Machine,
     ) -> Option<Hit<'a>> {
         let [_, _, state] = lines;
         let number = state.0[SEQUENCE].load(Ordering::Acquire);
-        let different = way(lines, direction).0.iter().zip(words);
-        let different =
-            different.fold(0, |bits, (word, other)| bits | (word.load(Ordering::Relaxed) ^ other));
+        let same_key = machine.begins_with(way(lines, direction), words);
         let progress = Progress::from_word(state.0[PROGRESS].load(Ordering::Relaxed));
         let decided = decided(lines, direction).load(Ordering::Relaxed);
         // As in `Record::read`.
         fence(Ordering::Acquire);
         let same = state.0[SEQUENCE].load(Ordering::Relaxed) == number;
-        if different != 0 || !same || number.is_multiple_of(2) {
+        if !same_key || !same || number.is_multiple_of(2) {
             return None;
         }
         Some(Hit { lines, number, direction, progress, decided })
@@ -208,11 +225,12 @@ mod tests {
     use super::super::table_tests::{limits, new};
     use super::super::{ConnectionWorker, FlowKey, Progress};
     use super::*;
+    use crate::composed::Plain;
 
     fn hit<'a>(table: &'a ConnectionTable, key: &FlowKey) -> Hit<'a> {
         let words = key.words();
-        let candidate = table.candidate(table.hash_of(&words)).unwrap();
-        table.hit(candidate, &words).unwrap()
+        let candidate = table.candidate(table.hash_of(&words), &Plain).unwrap();
+        table.hit(candidate, &words, &Plain).unwrap()
     }
 
     #[test]

@@ -45,22 +45,22 @@ fn address(high: u64, low: u64, v6: bool) -> IpAddr {
 }
 
 /// What of a key's last two words says by what a packet came in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct IngressWords {
-    kind: u64,
     port: u64,
+    kind: u8,
 }
 
 impl Ingress {
     pub(crate) fn words(self) -> IngressWords {
-        let (kind, port) = match self {
+        let (kind, port): (u64, u64) = match self {
             Ingress::Pod(port, generation) => {
                 (KIND_POD, u64::from(generation) << 32 | port.index() as u64)
             }
             Ingress::Gateway => (KIND_GATEWAY, 0),
             Ingress::Tunnel => (2, 0),
         };
-        IngressWords { kind: kind << KIND_SHIFT, port }
+        IngressWords { kind: (kind << KIND_SHIFT) as u8, port }
     }
 }
 
@@ -69,14 +69,14 @@ impl IngressWords {
     /// `ports`, as headers have them.
     #[inline]
     pub(crate) fn key_v4(self, [from, to]: [u32; 2], ports: u32, protocol: u8) -> KeyWords {
-        let fifth = u64::from(ports) << 32 | u64::from(protocol) << 8 | self.kind;
+        let fifth = u64::from(ports) << 32 | u64::from(protocol) << 8 | u64::from(self.kind);
         [0, MAPPED | u64::from(from), 0, MAPPED | u64::from(to), fifth, self.port]
     }
 
     /// The key of a packet between these IPv6 addresses.
     #[inline]
     pub(crate) fn key_v6(self, [from, to]: [u128; 2], ports: u32, protocol: u8) -> KeyWords {
-        let mut fifth = u64::from(ports) << 32 | u64::from(protocol) << 8 | self.kind;
+        let mut fifth = u64::from(ports) << 32 | u64::from(protocol) << 8 | u64::from(self.kind);
         fifth |= SOURCE_V6 | DESTINATION_V6;
         let halves = |address: u128| [(address >> 64) as u64, address as u64];
         let ([a, b], [c, d]) = (halves(from), halves(to));
@@ -89,7 +89,7 @@ impl FlowKey {
         let Tuple { source, destination, protocol, source_port, destination_port } = self.tuple;
         let IngressWords { kind, port } = self.ingress.words();
         let mut fifth = u64::from(source_port) << 48 | u64::from(destination_port) << 32;
-        fifth |= u64::from(self.network) << 16 | u64::from(protocol) << 8 | kind;
+        fifth |= u64::from(self.network) << 16 | u64::from(protocol) << 8 | u64::from(kind);
         fifth |= if source.is_ipv6() { SOURCE_V6 } else { 0 };
         fifth |= if destination.is_ipv6() { DESTINATION_V6 } else { 0 };
         let ([a, b], [c, d]) = (address_words(source), address_words(destination));

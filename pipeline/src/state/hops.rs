@@ -1,4 +1,4 @@
-//! What the packet path asks of a port, by its index: 16 bytes instead of three tables.
+//! What the packet path asks of a port, by its index: 24 bytes instead of three tables.
 //!
 //! Derived from Ports, Endpoints and the Node whenever one of them changes.
 
@@ -14,22 +14,12 @@ use crate::limits::PORTS_MAX;
 pub(crate) struct Hop {
     /// The MAC address of whoever is behind it, in the lower 48 bits.
     pub(crate) mac: u64,
-    generation: u32,
+    /// What a key says of packets that come in by it.
+    pub(crate) ingress: IngressWords,
     /// Largest IP packet that it takes, in bytes.
     pub(crate) mtu: u16,
     /// What it is; nothing when packets may neither come in nor leave by it.
     pub(crate) kind: Option<PortKind>,
-}
-
-impl Hop {
-    /// What a key says of packets that come in by it.
-    pub(crate) fn ingress(&self, id: PortId) -> IngressWords {
-        match self.kind {
-            Some(PortKind::Pod) | None => Ingress::Pod(id, self.generation).words(),
-            Some(PortKind::Gateway | PortKind::Host) => Ingress::Gateway.words(),
-            Some(PortKind::Uplink) => Ingress::Tunnel.words(),
-        }
-    }
 }
 
 /// All ports of a State.
@@ -71,8 +61,13 @@ impl Hops {
             PortKind::Pod => state.sender(id).map(|endpoint| (endpoint.mac, endpoint.mtu))?,
             PortKind::Gateway | PortKind::Host | PortKind::Uplink => (port.mac, port.mtu),
         };
-        let (mac, generation) = (mac_word(mac), port.generation);
-        Some(Hop { mac, generation, mtu, kind: Some(port.kind) })
+        let ingress = match port.kind {
+            PortKind::Pod => Ingress::Pod(id, port.generation),
+            PortKind::Gateway | PortKind::Host => Ingress::Gateway,
+            PortKind::Uplink => Ingress::Tunnel,
+        };
+        let (mac, ingress) = (mac_word(mac), ingress.words());
+        Some(Hop { mac, ingress, mtu, kind: Some(port.kind) })
     }
 
     /// The port with this index, if packets pass it.

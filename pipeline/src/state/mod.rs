@@ -4,6 +4,7 @@
 //! kept under the key it asks by, so nothing is searched on the packet path.
 
 mod check;
+mod encapsulations;
 mod epochs;
 mod hops;
 mod object;
@@ -21,6 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(crate) use check::is_host;
+pub(crate) use encapsulations::Encapsulations;
 pub use epochs::{Epochs, PolicyEpoch};
 pub(crate) use hops::{Hops, mac_word};
 use ipnet::IpNet;
@@ -70,6 +72,7 @@ pub struct State {
     services: Services,
     epochs: Epochs,
     hops: Hops,
+    encapsulations: Encapsulations,
 }
 
 /// An Endpoint, and the port it is attached to if that is open.
@@ -134,6 +137,7 @@ impl State {
             services: Services::new(hash_seed),
             epochs: Epochs::new(),
             hops: Hops::none(),
+            encapsulations: Encapsulations::none(),
         }
     }
 
@@ -228,6 +232,11 @@ impl State {
     /// Ports, as packets under way meet them.
     pub(crate) fn hops(&self) -> &Hops {
         &self.hops
+    }
+
+    /// Tunnels, as packets under way meet them.
+    pub(crate) fn encapsulations(&self) -> &Encapsulations {
+        &self.encapsulations
     }
 
     /// The rules that apply to the Endpoint attached to this port.

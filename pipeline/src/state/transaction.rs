@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::check::{self, refuse};
+use super::encapsulations::Encapsulations;
 use super::epochs::Touched;
 use super::{
     Attached, Change, Endpoint, Hops, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State,
@@ -56,7 +57,25 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
     if named.keys().any(|id| matches!(id.kind, Kind::Node | Kind::Port | Kind::Endpoint)) {
         next.hops = Hops::of(&next);
     }
+    next.place_tunnels(state, &named);
     Ok(next)
+}
+
+impl State {
+    /// Writes the headers of tunnels that are others than before.
+    fn place_tunnels(&mut self, before: &State, named: &Named<'_>) {
+        let ends = named.keys().any(|id| id.kind == Kind::Node) || self.uplink != before.uplink;
+        if ends {
+            self.encapsulations = Encapsulations::of(self);
+            return;
+        }
+        let mut encapsulations = self.encapsulations.clone();
+        for id in named.keys().filter(|id| id.kind == Kind::Peer) {
+            let [old, new] = [before, self].map(|it| it.peers.get(id.name.as_str()));
+            encapsulations.replace(old.map(Arc::as_ref), new.map(Arc::as_ref), self);
+        }
+        self.encapsulations = encapsulations;
+    }
 }
 
 /// The changes by object; those that change nothing are left out.

@@ -69,6 +69,15 @@ impl PacketBuffer for Buffer {
         Place { range: self.range, checksum: self.checksum, following: self.following } = place;
     }
 
+    fn push_front(&mut self, len: usize) -> Option<()> {
+        self.range.start = self.range.start.checked_sub(len)?;
+        Some(())
+    }
+
+    fn pop_front(&mut self, len: usize) {
+        self.range.start = self.range.end.min(self.range.start + len);
+    }
+
     fn truncate(&mut self, len: usize, checksum: Checksum) {
         self.range.end = self.range.end.min(self.range.start + len);
         self.checksum = checksum;

@@ -22,12 +22,13 @@ pub fn sum(bytes: &[u8]) -> u64 {
 
 /// Folds a sum to 16 bits.
 #[inline]
-pub fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    // The loop left no bit above the sixteenth.
-    sum as u16
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    // At most 0x2fffe before the second of these, 0x10001 before the last: no bit is left above the
+    // sixteenth.
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// The checksum of these bytes, their own checksum field being zero.
@@ -66,6 +67,11 @@ impl Difference {
     /// With this address in place of that, in a pseudo-header.
     pub fn replace_address(self, old: IpAddr, new: IpAddr) -> Difference {
         self.replace(address(old), address(new))
+    }
+
+    /// As a term of a sum that is still to be folded.
+    pub fn not_folded(self) -> u64 {
+        self.0
     }
 
     /// Both changes.
@@ -109,6 +115,13 @@ mod tests {
         #[test]
         fn the_sum_by_words_is_the_sum_by_pairs(bytes: Vec<u8>) {
             prop_assert_eq!(checksum(&bytes), naive(&bytes));
+        }
+
+        #[test]
+        fn folding_keeps_what_a_sum_is_modulo_65535(sum: u64) {
+            let folded = u64::from(fold(sum));
+            prop_assert_eq!(folded % 0xffff, sum % 0xffff);
+            prop_assert_eq!(folded == 0, sum == 0);
         }
 
         #[test]
