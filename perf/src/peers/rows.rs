@@ -1,5 +1,7 @@
 //! The rows of each peer: what is installed, which settings are tried, what is counted beside.
 
+use std::time::Duration;
+
 use seine_e2e::failure::{Failure, Outcome};
 use seine_pipeline::state::{Action, Change, Object};
 
@@ -17,6 +19,10 @@ use crate::openflow;
 use crate::openflow::walk::{Ends, Walk, met};
 use crate::record::{Peer, PeerSystem};
 use crate::virtio::{FrontEnd, FrontEndOptions, Pages};
+
+/// Attempts to see one packet alone, and the time between them.
+const ATTEMPTS: usize = 3;
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// What rows are given to.
 pub type Taken<'a> = &'a mut (dyn FnMut(Peer) -> Outcome + Send);
@@ -130,13 +136,23 @@ impl Session {
         which: &str,
         expected: usize,
     ) -> Outcome<usize> {
-        self.switch.forget_look_ups()?;
-        let mut play = Play::of(profile, traffic, &[0], 1);
-        let lost = self.generator.teach(&mut play, 1).map_err(failed)?;
-        let dump = self.switch.look_ups()?;
-        let counted = met(&dump);
-        if lost == 0 && counted == expected {
-            return Ok(counted);
+        let (mut lost, mut counted, mut dump) = (0, 0, String::new());
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                // On a busy machine packets of the row before may still be looked up.
+                std::thread::sleep(PAUSE);
+                if which == "first" {
+                    self.switch.forget_connections()?;
+                }
+            }
+            self.switch.forget_look_ups()?;
+            let mut play = Play::of(profile, &mut *traffic, &[0], 1);
+            lost = self.generator.teach(&mut play, 1).map_err(failed)?;
+            dump = self.switch.look_ups()?;
+            counted = met(&dump);
+            if lost == 0 && counted == expected {
+                return Ok(counted);
+            }
         }
         let out = if lost == 0 { "came out" } else { "did not come out" };
         Err(Failure::Unmet(format!(
