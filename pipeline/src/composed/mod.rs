@@ -94,7 +94,7 @@ pub trait PacketBuffer {
     fn following(&self) -> usize;
     /// Says where the packet lies in its buffer now, and what became of it.
     fn settle(&mut self, place: Place);
-    /// Lets the packet begin `len` bytes earlier; `None`, and nothing changed, when there is no room.
+    /// Lets the packet begin `len` bytes earlier; `None`, and nothing changed, without room for it.
     fn push_front(&mut self, len: usize) -> Option<()>;
     /// Lets the packet begin `len` bytes later, or with its end.
     fn pop_front(&mut self, len: usize);
