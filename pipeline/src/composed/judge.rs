@@ -38,6 +38,7 @@ pub(super) fn judge_again(
     packet.facts = Facts {
         stale: true,
         judged: false,
+        from_node: false,
         egress_rule: None,
         ingress_rule: None,
         node_port: service && context.state.node_port_addresses().any(|it| it == sent_to),

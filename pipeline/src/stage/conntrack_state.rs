@@ -128,6 +128,8 @@ impl ConntrackZone {
         }
         packet.facts.judged = is_judged(packet, context, ip, &found);
         packet.facts.stale = reevaluation::is_stale(&found, context.state);
+        // The node's two ports share a key: what began by the gateway is judged as the gateway's.
+        packet.facts.from_node &= !packet.facts.stale || found.connection.decision.from_node;
         recall(packet, found, false);
         let revoked = found.connection.progress == Progress::Revoked;
         if !packet.facts.is_decided() && (!packet.facts.stale || revoked) {
