@@ -83,7 +83,7 @@ impl ConnectionTable {
         let mut published = Ok(());
         let mut count = 0;
         for (key, place) in &places {
-            published = self.publish_one(key, *place, keys, now_ms, worker);
+            published = self.publish_one(key, *place, now_ms, worker);
             count += usize::from(published != Err(NotInserted::Full));
             if published.is_err() {
                 break;
@@ -101,13 +101,13 @@ impl ConnectionTable {
         &self,
         key: &Key,
         place: Place,
-        keys: &[Key; 2],
         now_ms: u64,
         worker: &mut ConnectionWorker,
     ) -> Result<(), NotInserted> {
         let buckets = self.buckets();
         if !buckets.publish(key.hash, place) {
-            let evicted = self.evict_near(keys, None, now_ms, worker);
+            // A place in the other key's buckets is of no use to this one.
+            let evicted = self.evict_near(std::slice::from_ref(key), None, now_ms, worker);
             if !evicted || !buckets.publish(key.hash, place) {
                 return Err(NotInserted::Full);
             }
@@ -213,7 +213,7 @@ impl ConnectionTable {
     /// Ends one unanswered connection among those in the keys' buckets.
     fn evict_near(
         &self,
-        keys: &[Key; 2],
+        keys: &[Key],
         account: Option<usize>,
         now_ms: u64,
         worker: &mut ConnectionWorker,
