@@ -25,6 +25,7 @@ mod judged;
 mod live;
 mod loan;
 mod modes;
+mod permitted;
 mod processor;
 mod reach;
 mod restart;
@@ -109,6 +110,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         existing::CASES,
         guest::CASES,
         processor::CASES,
+        permitted::CASES,
         loan::CASES,
         restart::CASES,
         startup::CASES,
