@@ -6,6 +6,7 @@ pub mod first_packets;
 pub mod forward;
 pub mod idle;
 pub mod instructions;
+pub mod latency;
 pub mod memory;
 pub mod netperf;
 pub mod peers;

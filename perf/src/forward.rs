@@ -23,6 +23,7 @@ pub mod far_ends;
 mod generator;
 pub mod guests;
 pub mod instructions;
+pub mod levels;
 pub(crate) mod objects;
 pub(crate) mod order;
 pub mod outside;

@@ -7,8 +7,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use seine_e2e::failure::Outcome;
 use seine_perf::command::{
-    cases, cni_add, first_packets, forward, idle, instructions, memory, netperf, peers, replay,
-    stages,
+    cases, cni_add, first_packets, forward, idle, instructions, latency, memory, netperf, peers,
+    replay, stages,
 };
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
@@ -30,6 +30,7 @@ Run as root, on an otherwise idle machine, from a release build:
   target/release/seine-perf --save idle.jsonl idle --pods 30 --seconds 60
   target/release/seine-perf forward --connections 1,1000,10000,100000,1000000
   target/release/seine-perf peers --quick
+  target/release/seine-perf latency
   target/release/seine-perf report idle.jsonl --plots .
 
 An interrupted run leaves namespaces behind; the next run removes them, and so does
@@ -78,6 +79,20 @@ enum Command {
     /// installs them), two cores, and pages of 2 MiB, which it reserves for the time. With --save,
     /// the flows are kept beside the records.
     Peers(peers::Arguments),
+    /// How long packets are under way through Seine and through Open vSwitch, over vhost-user.
+    ///
+    /// At 10, 50 and 90 % of what each forwards at most, and at the same packets a second; half of
+    /// the packets and 99 of a hundred take no longer than is told. In about two minutes. Wants
+    /// what `peers` wants.
+    Latency(latency::Arguments),
+    /// Measures our part of `latency` in this process.
+    #[command(hide = true)]
+    LatencyRow {
+        /// Its profile, as JSON.
+        profile: String,
+        /// Another system's packets a second, in millions, or null.
+        common_mpps: String,
+    },
     /// Measures one row of `forward` in this process.
     #[command(hide = true)]
     ForwardRow {
@@ -163,6 +178,10 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
             measure(&|output| first_packets::run(&arguments, output))
         }
         Command::Peers(arguments) => measure(&|output| peers::run(&arguments, output)),
+        Command::Latency(arguments) => measure(&|output| latency::run(&arguments, output)),
+        Command::LatencyRow { profile, common_mpps } => {
+            latency::run_row(&profile, &common_mpps).map(|()| true)
+        }
         Command::ForwardRow { profile } => forward::run_row(&profile).map(|()| true),
         Command::Stages(arguments) => measure(&|output| stages::run(&arguments, output)),
         Command::Instructions(arguments) => instructions::run(&arguments),

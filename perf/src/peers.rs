@@ -9,6 +9,7 @@
 //! the peer (its database, its main thread) is on the generator's core as well, so that the poller
 //! has its core alone. What the poller says of its own cycles is the figure.
 
+pub mod delays;
 pub mod figures;
 pub mod room;
 pub mod rows;

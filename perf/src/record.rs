@@ -3,6 +3,7 @@
 //! The raw figures are kept, never only their medians, so that a report can be made again.
 
 mod forward;
+mod latency;
 mod pair;
 mod peer;
 
@@ -13,6 +14,7 @@ use seine_e2e::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 
 pub use self::forward::{Forward, Part, TableWork};
+pub use self::latency::{Latency, LoadOf};
 pub use self::pair::Pair;
 pub use self::peer::{Peer, PeerSystem};
 use crate::first_packets::record::{FirstPacketCost, Install, Join, TableMemory};
@@ -81,6 +83,8 @@ pub enum Record {
     Pair(Box<Pair>),
     /// Packets through Seine, or a peer of it, beside each other.
     Peer(Box<Peer>),
+    /// One system under one load.
+    Latency(Box<Latency>),
     /// One part of a packet's way.
     Part(Part),
 }

@@ -6,6 +6,7 @@ mod first_packets;
 mod forward;
 mod grid;
 mod idle;
+mod latency;
 mod memory;
 mod netperf;
 mod pairs;
@@ -39,6 +40,7 @@ pub fn tables(records: &[Record]) -> String {
         stages::table,
         first_packets::table,
         peers::table,
+        latency::table,
     ];
     for table in kinds {
         if let Some(table) = table(records) {
@@ -63,6 +65,8 @@ pub fn write_plots(records: &[Record], folder: &Path) -> Outcome<Vec<PathBuf>> {
         ("forward-sizes.svg", forward::over_sizes(records)),
         ("peers-mpps.svg", peers::rates(records)),
         ("peers-cycles.svg", peers::costs(records)),
+        ("latency-p50.svg", latency::medians(records)),
+        ("latency-p99.svg", latency::tails(records)),
     ];
     let mut written = Vec::new();
     for (name, plot) in plots {

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use seine_e2e::failure::{Failure, Outcome};
 
 use super::far_ends::{FarEnd, Generator, Pace, Wiring};
+use super::levels::levels;
 use super::packets::Traffic;
 use super::profile::{Kind, Profile};
 use super::row::{RowError, pages};
 use super::session::{Figures, LATE, Poller, Window, teach, window};
 use super::switch::{Outside, Switch, SwitchError, Watch};
-use crate::record::Forward;
+use crate::record::{Forward, Latency, PeerSystem};
 
 /// What the workers did so far.
 #[derive(Clone, Copy, Default)]
@@ -33,6 +34,10 @@ struct OwnPoller {
 }
 
 impl OwnPoller {
+    fn new(watch: &Watch) -> OwnPoller {
+        OwnPoller { watch: watch.clone(), first: Work::default(), last: Work::default() }
+    }
+
     fn work(&self) -> Work {
         let (packets, busy_cycles) = self.watch.work();
         let (batches, hits) = (self.watch.batches(), self.watch.hits());
@@ -91,12 +96,42 @@ impl Drop for Running {
 
 /// Measures one row, on a thread of its own: it stays on a core.
 pub fn measure(profile: &Profile) -> Result<Forward, RowError> {
-    std::thread::scope(|scope| {
-        scope.spawn(|| measure_here(profile)).join().unwrap_or(Err(RowError::Panicked))
+    serve(profile, |watch, outside| match outside {
+        Outside::Nothing => Err(Failure::Unmet(SwitchError::NoQueue(0).to_string())),
+        Outside::Guests(guests) => through(profile, watch, guests.connect(profile)?),
+        Outside::Veths(veths) => through(profile, watch, veths.connect()?),
     })
 }
 
-fn measure_here(profile: &Profile) -> Result<Forward, RowError> {
+/// Measures how long packets of guests are under way at several loads.
+pub fn delays(profile: &Profile, common_mpps: Option<f64>) -> Result<Vec<Latency>, RowError> {
+    serve(profile, |watch, outside| {
+        let Outside::Guests(guests) = outside else {
+            return Err(Failure::Unmet("delays are measured over vhost-user".to_owned()));
+        };
+        let (mut generator, traffic) = taught(profile, guests.connect(profile)?)?;
+        let mut poller = OwnPoller::new(watch);
+        let (system, generator) = (PeerSystem::Seine, &mut generator);
+        let levels = levels(system, generator, &traffic, profile, &mut poller, common_mpps)?;
+        agreed(watch).map(|()| levels)
+    })
+}
+
+/// Runs a session while our worker serves, on a thread of its own: it stays on a core.
+fn serve<T: Send>(
+    profile: &Profile,
+    session: impl FnOnce(&Watch, &mut Outside) -> Outcome<T> + Send,
+) -> Result<T, RowError> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| serve_here(profile, session));
+        thread.join().unwrap_or(Err(RowError::Panicked))
+    })
+}
+
+fn serve_here<T>(
+    profile: &Profile,
+    session: impl FnOnce(&Watch, &mut Outside) -> Outcome<T>,
+) -> Result<T, RowError> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let [worker_core, generator_core, ..] = cores[..] else {
         return Err(RowError::Cores(2, cores.len()));
@@ -115,15 +150,7 @@ fn measure_here(profile: &Profile) -> Result<Forward, RowError> {
     // Ends before the ports do.
     let running = Running { watch: watch.clone(), thread };
     core_affinity::set_for_current(generator_core);
-    let measured = match &mut outside {
-        Outside::Nothing => return Err(RowError::Switch(SwitchError::NoQueue(0))),
-        Outside::Guests(guests) => {
-            guests.connect(profile).and_then(|far_ends| through(profile, &watch, far_ends))
-        }
-        Outside::Veths(veths) => {
-            veths.connect().and_then(|far_ends| through(profile, &watch, far_ends))
-        }
-    };
+    let measured = session(&watch, &mut outside);
     drop(running);
     measured.map_err(|error| dropped(error, &watch))
 }
@@ -135,21 +162,32 @@ fn dropped(error: Failure, watch: &Watch) -> RowError {
     RowError::Machine(Failure::Unmet(format!("{error}; the workers dropped: {drops}")))
 }
 
-fn through<E: FarEnd>(profile: &Profile, watch: &Watch, far_ends: Vec<E>) -> Outcome<Forward> {
+/// A generator that every connection has begun with, and the packets.
+fn taught<E: FarEnd>(profile: &Profile, far_ends: Vec<E>) -> Outcome<(Generator<E>, Traffic)> {
     let mut generator = Generator::new(far_ends, Wiring::Switched);
     let mut traffic = Traffic::new(profile);
     teach(&mut generator, &mut traffic, profile)?;
-    let mut poller =
-        OwnPoller { watch: watch.clone(), first: Work::default(), last: Work::default() };
+    Ok((generator, traffic))
+}
+
+/// Nothing that was composed was other than what the stages say.
+fn agreed(watch: &Watch) -> Outcome {
+    if watch.mismatches() > 0 {
+        return Err(Failure::Unmet(RowError::Mismatch(watch.mismatches()).to_string()));
+    }
+    Ok(())
+}
+
+fn through<E: FarEnd>(profile: &Profile, watch: &Watch, far_ends: Vec<E>) -> Outcome<Forward> {
+    let (mut generator, traffic) = taught(profile, far_ends)?;
+    let mut poller = OwnPoller::new(watch);
     let mut measured = window(&mut generator, &traffic, profile, None, &mut poller)?;
     if let Some(load_pct) = profile.load_pct {
         let full = measured.returned / measured.cycles;
         let pace = Pace { cycles: 100.0 / f64::from(load_pct) / full };
         measured = window(&mut generator, &traffic, profile, Some(pace), &mut poller)?;
     }
-    if watch.mismatches() > 0 {
-        return Err(Failure::Unmet(RowError::Mismatch(watch.mismatches()).to_string()));
-    }
+    agreed(watch)?;
     Ok(row(profile, watch, &poller, &measured))
 }
 

@@ -162,19 +162,19 @@ impl Session {
     }
 }
 
-fn options(profiles: &[Profile]) -> FrontEndOptions {
+pub(super) fn options(profiles: &[Profile]) -> FrontEndOptions {
     let sizes = profiles.iter().map(|profile| profile.size);
     let frame_bytes_max = sizes.max().unwrap_or_default();
     front_end_options(frame_bytes_max, Rings::Split)
 }
 
-fn pages(front_ends: &[FrontEnd]) -> &'static str {
+pub(super) fn pages(front_ends: &[FrontEnd]) -> &'static str {
     let huge = front_ends.iter().all(|it| it.pages() == Pages::Huge);
     if huge { "2 MiB" } else { "4 KiB" }
 }
 
 /// Antrea's flows for everything that is installed in a profile.
-fn flow_set(profile: &Profile) -> Outcome<openflow::FlowSet> {
+pub(super) fn flow_set(profile: &Profile) -> Outcome<openflow::FlowSet> {
     let object = |change| match change {
         Change::Upsert(object) => Some(object),
         _ => None,
