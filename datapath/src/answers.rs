@@ -34,17 +34,11 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
         PortKind::Gateway => (String::new(), datapath.writer.gateway_addresses()),
         PortKind::Host | PortKind::Uplink => (String::new(), Vec::new()),
     };
-    let kind = match port.kind {
-        PortKind::Pod => v1::port::Kind::Pod,
-        PortKind::Gateway => v1::port::Kind::Gateway,
-        PortKind::Host => v1::port::Kind::Host,
-        PortKind::Uplink => v1::port::Kind::Uplink,
-    };
     v1::Port {
         name: port.name.clone(),
         id: port.id.index() as u32,
         generation: port.generation,
-        kind: kind.into(),
+        kind: kind(port.kind).into(),
         device: Some(v1::Device {
             interface: port.interface.clone(),
             mac: port.mac.0.to_vec(),
@@ -59,12 +53,44 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
             transmit_bytes: totals.transmit_bytes,
             drops: totals.drops_total(),
             system_calls: totals.system_calls,
+            cycles: totals.cycles,
         }),
         endpoint,
         endpoint_addresses,
         network_id: attached.as_ref().map_or(0, |it| it.network_id.into()),
         interface_index: attached.as_ref().map_or(0, |it| it.interface_index),
         fault: port.fault().unwrap_or_default(),
+    }
+}
+
+/// Queues in a worker's hands, with what was spent on their packets.
+pub fn worker_queues(datapath: &Datapath, worker: usize) -> Vec<v1::WorkerQueue> {
+    let queue = |port: &OpenPort| {
+        let counters = port.counters.get(worker)?;
+        let attached = match port.kind {
+            PortKind::Pod => datapath.writer.endpoint_of(port.id),
+            PortKind::Gateway | PortKind::Host | PortKind::Uplink => None,
+        };
+        Some(v1::WorkerQueue {
+            port: port.name.clone(),
+            port_id: port.id.index() as u32,
+            generation: port.generation,
+            kind: kind(port.kind).into(),
+            endpoint: attached.unwrap_or_default().0,
+            queue: worker as u32,
+            packets: counters.receive_packets.read(),
+            cycles: counters.cycles.read(),
+        })
+    };
+    datapath.ports.iter().filter_map(queue).collect()
+}
+
+fn kind(kind: PortKind) -> v1::port::Kind {
+    match kind {
+        PortKind::Pod => v1::port::Kind::Pod,
+        PortKind::Gateway => v1::port::Kind::Gateway,
+        PortKind::Uplink => v1::port::Kind::Uplink,
+        PortKind::Host => v1::port::Kind::Host,
     }
 }
 

@@ -45,6 +45,8 @@ pub struct PortCounters {
     pub transmit_bytes: Counter,
     /// System calls made for the port's queue.
     pub system_calls: Counter,
+    /// Cycles that the worker spent on packets received here: see [`crate::ledger`].
+    pub cycles: Counter,
     /// Why the port's queue stopped for good, once it has.
     pub fault: OnceLock<QueueFault>,
     drops: [Counter; DropReason::ALL.len()],
@@ -70,6 +72,7 @@ impl Default for PortCounters {
             transmit_packets: Counter::default(),
             transmit_bytes: Counter::default(),
             system_calls: Counter::default(),
+            cycles: Counter::default(),
             fault: OnceLock::new(),
             drops: std::array::from_fn(|_| Counter::default()),
         }
@@ -90,6 +93,8 @@ pub struct WorkerCounters {
     pub rests: Counter,
     /// TSC cycles spent in rounds that moved packets.
     pub busy_cycles: Counter,
+    /// Those of them that were spent on no port's packets.
+    pub own_cycles: Counter,
     /// TSC when it started.
     pub started_at_cycles: Counter,
     /// Frames in its own cache.
@@ -149,6 +154,8 @@ pub struct PortTotals {
     pub transmit_bytes: u64,
     /// System calls made.
     pub system_calls: u64,
+    /// Cycles spent on packets received.
+    pub cycles: u64,
     /// Drops, in the order of [`DropReason::ALL`].
     pub drops: [u64; DropReason::ALL.len()],
 }
@@ -161,6 +168,7 @@ impl Default for PortTotals {
             transmit_packets: 0,
             transmit_bytes: 0,
             system_calls: 0,
+            cycles: 0,
             drops: [0; DropReason::ALL.len()],
         }
     }
@@ -176,6 +184,7 @@ impl PortTotals {
             totals.transmit_packets += worker.transmit_packets.read();
             totals.transmit_bytes += worker.transmit_bytes.read();
             totals.system_calls += worker.system_calls.read();
+            totals.cycles += worker.cycles.read();
             for (total, drops) in totals.drops.iter_mut().zip(&worker.drops) {
                 *total += drops.read();
             }

@@ -17,6 +17,7 @@ pub mod crash;
 pub mod datapath;
 pub mod devices;
 pub mod frame;
+pub mod ledger;
 pub mod links;
 pub mod listing;
 pub mod machine;

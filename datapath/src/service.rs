@@ -237,6 +237,8 @@ impl Service for DatapathService {
             outdated: worker.counters.outdated.read(),
             timed_walks: worker.counters.timed_walks.read(),
             stages: stage_costs(&worker.counters),
+            own_cycles: worker.counters.own_cycles.read(),
+            queues: answers::worker_queues(&datapath, worker.index),
         });
         Ok(Response::new(v1::ListWorkersReply { workers: workers.collect() }))
     }

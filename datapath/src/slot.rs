@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::counters::PortCounters;
 use crate::frame::{Batch, FrameCache};
+use crate::ledger::Bill;
 use crate::port::{Queue, QueueStats};
 
 /// Commands that can wait for one worker. The writer sends a handful per port and waits for each.
@@ -26,6 +27,8 @@ pub struct Slot {
     pub(crate) egress: Batch,
     /// The ports they came in by, in the same order.
     pub(crate) senders: ArrayVec<PortId, BATCH_MAX>,
+    /// Which of them pay for transmitting.
+    pub(crate) bill: Bill,
     /// Whether this round transmitted to it.
     pub(crate) touched: bool,
     /// Whether something may be under way since the last flush at rest.
@@ -44,6 +47,7 @@ impl Slot {
             partial_checksum,
             egress: Batch::new(),
             senders: ArrayVec::new(),
+            bill: Bill::default(),
             touched: false,
             unsettled: false,
             seen: QueueStats::default(),

@@ -9,6 +9,7 @@
 //! Between packets it does its share of [upkeep](crate::upkeep).
 
 mod egress;
+mod paying;
 mod queues;
 
 use std::sync::Arc;
@@ -23,11 +24,12 @@ use seine_pipeline::composed::{self, Survey};
 use seine_pipeline::limits::{BATCH_MAX, PORTS_MAX};
 use seine_pipeline::packet::Checksum;
 use seine_pipeline::run::Context;
-use seine_pipeline::verdict::{DropReason, Outcome};
+use seine_pipeline::verdict::Outcome;
 use tokio::sync::oneshot;
 
 use crate::counters::WorkerCounters;
-use crate::frame::{Batch, Frame, FrameCache};
+use crate::frame::{Batch, FrameCache};
+use crate::ledger::Ledger;
 use crate::machine::{Bed, Wake, boot_time_ms, cycles};
 use crate::processor::Processor;
 use crate::publish::PublicationReader;
@@ -110,6 +112,8 @@ pub struct Worker {
     in_hand: Option<usize>,
     /// What is known of the batch before anything is done with it.
     survey: Survey,
+    /// Whose packets its cycles are spent on.
+    ledger: Ledger,
     /// Queues that cannot wake it.
     unwakeable: usize,
     bed: Bed,
@@ -131,6 +135,7 @@ impl Worker {
             origins: ArrayVec::new(),
             in_hand: None,
             survey: Survey::default(),
+            ledger: Ledger::new(),
             unwakeable: 0,
             bed,
         })
@@ -209,28 +214,34 @@ impl Worker {
 
     /// Receives, runs and transmits once over all queues. Returns the packets received.
     pub fn round(&mut self) -> usize {
-        let began = cycles();
+        self.ledger.begin(cycles());
         let mut packets = 0;
         for index in 0..self.polled.len() {
             packets += self.receive(self.polled[index]);
             if self.batch.is_full() {
                 self.forward();
+                self.close_lap();
             }
         }
         self.forward();
         if packets == 0 {
+            self.ledger.end_idle(cycles());
             self.parts.counters.empty_polls.add(1);
             return 0;
         }
+        self.close_lap();
         while let Some(port) = self.touched.pop() {
             self.send(port, true);
         }
+        self.charge_shared();
         // Whatever is left waits for the next round or for rest, so that packets never wait long.
         self.parts.upkeep.step(self.now_ms);
         self.parts.counters.packets.add(packets as u64);
         self.parts.counters.show(&mut self.parts.upkeep.memory.composed);
         self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
-        self.parts.counters.busy_cycles.add(cycles().wrapping_sub(began));
+        let (busy, own) = self.ledger.end(cycles());
+        self.parts.counters.busy_cycles.add(busy);
+        self.parts.counters.own_cycles.add(own);
         packets
     }
 
@@ -247,10 +258,12 @@ impl Worker {
         slot.queue.receive(&mut self.parts.frames, &mut self.batch);
         let received = self.batch.len() - before;
         if received == 0 {
+            self.ledger.polled_idle();
             return 0;
         }
+        slot.counters.cycles.add(self.ledger.received(port, received as u64, cycles()));
         slot.counters.receive_packets.add(received as u64);
-        slot.counters.receive_bytes.add(bytes_of(&self.batch[before..]));
+        slot.counters.receive_bytes.add(egress::bytes_of(&self.batch[before..]));
         self.origins.extend(std::iter::repeat_n(port, received));
         received
     }
@@ -263,6 +276,7 @@ impl Worker {
         self.parts.counters.batches.add(1);
         self.now_ms = (self.clock)();
         let outcomes = self.decide();
+        self.charge_tolls();
         let (batch, origins) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.origins));
         for ((frame, ingress), outcome) in batch.into_iter().zip(origins).zip(outcomes) {
             match outcome {
@@ -308,43 +322,6 @@ impl Worker {
         outcomes
     }
 
-    /// Transmits what is queued for a port. What the device has no room for is dropped: a queue
-    /// that is full now would only add delay to what comes later.
-    fn send(&mut self, egress: PortId, last: bool) {
-        let frames = &mut self.parts.frames;
-        let Some(slot) = &mut self.slots[egress.index()] else { return };
-        let (packets, bytes) = (slot.egress.len(), bytes_of(&slot.egress));
-        slot.queue.transmit(frames, &mut slot.egress);
-        if !slot.egress.is_empty() {
-            // A full ring may hold frames that are sent but not collected: flush does both.
-            slot.queue.flush(frames);
-            slot.queue.transmit(frames, &mut slot.egress);
-        }
-        slot.counters.transmit_packets.add((packets - slot.egress.len()) as u64);
-        slot.counters.transmit_bytes.add(bytes - bytes_of(&slot.egress));
-        if last {
-            slot.queue.flush(frames);
-            slot.touched = false;
-            slot.unsettled = true;
-        }
-        // What is left stands at the end of both lists.
-        while let Some(slot) = &mut self.slots[egress.index()]
-            && let (Some(frame), Some(ingress)) = (slot.egress.pop(), slot.senders.pop())
-        {
-            self.discard(ingress, DropReason::EgressFull, frame);
-        }
-        if let Some(slot) = &mut self.slots[egress.index()] {
-            slot.senders.clear();
-        }
-    }
-
-    fn discard(&mut self, ingress: PortId, reason: DropReason, frame: Frame) {
-        if let Some(slot) = &self.slots[ingress.index()] {
-            slot.counters.count_drop(reason, 1);
-        }
-        self.parts.frames.free(frame);
-    }
-
     /// Collects what devices still had under way after the last packets. Says whether there was
     /// any: then one more look is due before sleep.
     fn settle(&mut self) -> bool {
@@ -372,10 +349,6 @@ impl Worker {
         };
         self.bed.sleep(&self.parts.wake, limit_ms);
     }
-}
-
-fn bytes_of(batch: &[Frame]) -> u64 {
-    batch.iter().map(|frame| frame.whole_len() as u64).sum()
 }
 
 /// An absent port takes anything: the frame is dropped right after.

@@ -11,11 +11,12 @@ use proptest::prelude::*;
 use seine_pipeline::address::{Mac, PortKind};
 use seine_pipeline::learned::Learned;
 use seine_pipeline::state::{Change, Endpoint, Kind, Node, Object, ObjectId, Permit, Port, State};
+use seine_pipeline::verdict::DropReason;
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::counters::{PortCounters, PortTotals};
-use crate::frame::Region;
+use crate::frame::{Frame, Region};
 use crate::port::memory::{self, MemoryOptions, MemoryWire};
 use crate::processor::Processor;
 use crate::publish::{PublicationWriter, publication};
@@ -82,28 +83,37 @@ fn mac(number: u8) -> [u8; 6] {
 }
 
 fn datagram(from: u8, to: u8, payload: &[u8]) -> Vec<u8> {
+    datagram_by((from, 4000), (to, 53), payload)
+}
+
+/// From and to these Pods and ports.
+pub(crate) fn datagram_by(
+    (from, source_port): (u8, u16),
+    (to, destination_port): (u8, u16),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut packet = Vec::new();
     PacketBuilder::ethernet2(mac(from), mac(to))
         .ipv4([10, 10, 1, from], [10, 10, 1, to], 64)
-        .udp(4000, 53)
+        .udp(source_port, destination_port)
         .write(&mut packet, payload)
         .unwrap();
     packet
 }
 
 /// Two workers and the far ends of all their wires.
-struct Simulation {
+pub(crate) struct Simulation {
     region: &'static Region,
-    workers: Vec<Worker>,
+    pub workers: Vec<Worker>,
     commands: Vec<Sender<Command>>,
     writer: PublicationWriter,
-    counters: Vec<Vec<Arc<PortCounters>>>,
-    wires: Vec<Vec<MemoryWire>>,
+    pub counters: Vec<Vec<Arc<PortCounters>>>,
+    pub wires: Vec<Vec<MemoryWire>>,
     pods_installed: [bool; PORTS],
 }
 
 impl Simulation {
-    fn new() -> Simulation {
+    pub fn new() -> Simulation {
         let region = Region::map(4096, 2048).unwrap();
         let adjacencies = Arc::new(AdjacencyTable::new());
         let learned = Arc::new(Learned::new(7));
@@ -320,6 +330,15 @@ proptest! {
             numbers.sort_unstable();
             numbers.dedup();
             prop_assert_eq!(numbers.len(), ledger.arrived[port].len(), "a packet came twice");
+        }
+        for worker in 0..WORKERS {
+            let counters = &simulation.workers[worker].parts.counters;
+            let paid: u64 = simulation.counters.iter().map(|port| port[worker].cycles.read()).sum();
+            let (busy, own) = (counters.busy_cycles.read(), counters.own_cycles.read());
+            prop_assert_eq!(paid + own, busy, "cycles are somebody's, and once");
+        }
+        for (port, totals) in totals.iter().enumerate() {
+            prop_assert_eq!(totals.cycles > 0, totals.receive_packets > 0, "port {}", port);
         }
         let frames = simulation.region.frames();
         prop_assert_eq!(simulation.close(), frames);

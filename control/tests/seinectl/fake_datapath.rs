@@ -106,6 +106,8 @@ pub fn facts() -> Facts {
         outdated: 1,
         timed_walks: 4,
         stages: [("Classifier", 4, 400), ("Output", 2, 100)].map(stage_cost).to_vec(),
+        own_cycles: 0,
+        queues: Vec::new(),
     };
     let drop = |port: &str, reason: &str, meaning: &str, packets| v1::Drop {
         port: port.into(),
@@ -166,6 +168,7 @@ fn port(id: u32, name: &str, kind: v1::port::Kind, endpoint: &str, addresses: &[
             transmit_bytes: 700,
             drops: if id == 2 { 12 } else { 0 },
             system_calls: 5,
+            cycles: 0,
         }),
         endpoint: endpoint.into(),
         endpoint_addresses: addresses.iter().map(|address| (*address).into()).collect(),

@@ -1,4 +1,4 @@
-//! Sorts frames by the port they leave by, and cuts what that port does not take whole.
+//! Sorts frames by the port they leave by, cuts what that port does not take whole, and transmits.
 
 use seine_pipeline::address::PortId;
 use seine_pipeline::verdict::DropReason;
@@ -26,7 +26,12 @@ impl Worker {
         if whole.is_none_or(|(slot, said)| slot.queue.takes_segments(said)) {
             return self.enqueue_frame(ingress, egress, frame);
         }
+        // One packet that costs as much as forty: its port pays for itself.
+        self.close_lap();
+        self.ledger.charge(Some(ingress));
         segment::cut(frame, |segment| self.enqueue_frame(ingress, egress, segment));
+        self.close_lap();
+        self.ledger.charge(None);
     }
 
     fn enqueue_frame(&mut self, ingress: PortId, egress: PortId, frame: Frame) {
@@ -43,4 +48,50 @@ impl Worker {
             self.send(egress, false);
         }
     }
+
+    /// Transmits what is queued for a port. What the device has no room for is dropped: a queue
+    /// that is full now would only add delay to what comes later.
+    pub(super) fn send(&mut self, egress: PortId, last: bool) {
+        if !last {
+            self.close_lap();
+        }
+        let frames = &mut self.parts.frames;
+        let Some(slot) = &mut self.slots[egress.index()] else { return };
+        let packets = slot.egress.len();
+        let bytes = slot.bill.draw(&slot.egress, &slot.senders);
+        slot.queue.transmit(frames, &mut slot.egress);
+        if !slot.egress.is_empty() {
+            // A full ring may hold frames that are sent but not collected: flush does both.
+            slot.queue.flush(frames);
+            slot.queue.transmit(frames, &mut slot.egress);
+        }
+        slot.counters.transmit_packets.add((packets - slot.egress.len()) as u64);
+        slot.counters.transmit_bytes.add(bytes - bytes_of(&slot.egress));
+        if last {
+            slot.queue.flush(frames);
+            slot.touched = false;
+            slot.unsettled = true;
+        }
+        // What is left stands at the end of both lists.
+        while let Some(slot) = &mut self.slots[egress.index()]
+            && let (Some(frame), Some(ingress)) = (slot.egress.pop(), slot.senders.pop())
+        {
+            self.discard(ingress, DropReason::EgressFull, frame);
+        }
+        if let Some(slot) = &mut self.slots[egress.index()] {
+            slot.senders.clear();
+        }
+        self.charge_senders(egress);
+    }
+
+    pub(super) fn discard(&mut self, ingress: PortId, reason: DropReason, frame: Frame) {
+        if let Some(slot) = &self.slots[ingress.index()] {
+            slot.counters.count_drop(reason, 1);
+        }
+        self.parts.frames.free(frame);
+    }
+}
+
+pub(super) fn bytes_of(batch: &[Frame]) -> u64 {
+    batch.iter().map(|frame| frame.whole_len() as u64).sum()
 }

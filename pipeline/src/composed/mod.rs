@@ -28,8 +28,11 @@ pub use clock::{STAGES_COUNT, StageClock, StageCost};
 pub use sample::Sampler;
 pub use survey::Survey;
 
+use arrayvec::ArrayVec;
+
 use crate::address::{PortId, PortKind};
 use crate::connection::{Ingress, Line};
+use crate::limits::BATCH_MAX;
 use crate::packet::{Checksum, Packet, Place};
 use crate::run::Context;
 use crate::stage::classifier::{Classifier, PipelineRootClassifier};
@@ -115,6 +118,17 @@ pub struct ComposedMemory {
     pub sampler: Sampler,
     /// What the stages cost.
     pub stages: StageClock,
+    /// What packets took that each took long, since whoever wants to know has emptied it.
+    pub tolls: ArrayVec<Toll, BATCH_MAX>,
+}
+
+/// What one packet took that was not decided about by what was composed alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Toll {
+    /// The port it came in by.
+    pub ingress: PortId,
+    /// Cycles.
+    pub cycles: u64,
 }
 
 impl ComposedMemory {
@@ -125,6 +139,7 @@ impl ComposedMemory {
             walks: 0,
             sampler: Sampler::new(0),
             stages: StageClock::default(),
+            tolls: ArrayVec::new(),
         }
     }
 }
@@ -182,13 +197,40 @@ fn act(
     }
     let from = context.state.hops().get(ingress);
     if from.is_some_and(|from| from.kind == Some(PortKind::Uplink)) {
-        return tunnelled(frame, ingress, context, machine);
+        return timed(ingress, context, machine, |context| {
+            tunnelled(frame, ingress, context, machine)
+        });
     }
     (by_stages(frame, ingress, context, machine), false)
 }
 
-/// A packet that takes the stages.
+/// A packet that takes the stages, by its own clock: it costs as much as many that do not.
 fn by_stages(
+    frame: &mut impl PacketBuffer,
+    ingress: PortId,
+    context: &mut Context<'_>,
+    machine: &impl Machine,
+) -> Outcome {
+    timed(ingress, context, machine, |context| walked(frame, ingress, context, machine))
+}
+
+/// Does what takes long for a packet, and notes how long.
+#[inline(always)]
+fn timed<T>(
+    ingress: PortId,
+    context: &mut Context<'_>,
+    machine: &impl Machine,
+    work: impl FnOnce(&mut Context<'_>) -> T,
+) -> T {
+    let began = machine.cycles();
+    let done = work(context);
+    let cycles = machine.cycles().wrapping_sub(began);
+    // There is room for each packet of a batch; who never empties it does not want to know.
+    let _ = context.worker.composed.tolls.try_push(Toll { ingress, cycles });
+    done
+}
+
+fn walked(
     frame: &mut impl PacketBuffer,
     ingress: PortId,
     context: &mut Context<'_>,
@@ -295,3 +337,5 @@ fn taken_out(
 mod key_tests;
 #[cfg(all(test, not(loom)))]
 mod sample_tests;
+#[cfg(all(test, not(loom)))]
+mod toll_tests;
