@@ -12,6 +12,7 @@ mod netperf;
 mod pairs;
 mod peers;
 mod plot;
+mod segments;
 mod stages;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ pub fn tables(records: &[Record]) -> String {
         stages::table,
         first_packets::table,
         peers::table,
+        segments::table,
         latency::table,
     ];
     for table in kinds {

@@ -20,6 +20,7 @@ fn profile() -> Profile {
         tunnel: Tunnel::None,
         ways: Ways::Both,
         checksum: Sum::Complete,
+        tso: false,
         kind: Kind::Established,
         workers: 1,
         in_line: true,
@@ -90,6 +91,16 @@ fn guests_talk_to_guests() {
         let profile = Profile { ports, rings, in_line: false, ..profile() };
         measured(profile.clone());
         measured(Profile { size: 1500, ways: Ways::Echo, services: 40, ..profile });
+    }
+}
+
+#[test]
+fn guests_talk_in_segments() {
+    for rings in [Rings::Split, Rings::Packed] {
+        for ways in [Ways::Both, Ways::Echo] {
+            let profile = Profile::segmented();
+            measured(Profile { rings, ways, connections: 100, seconds: 0.1, ..profile });
+        }
     }
 }
 

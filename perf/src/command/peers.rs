@@ -5,6 +5,7 @@ use seine_e2e::failure::{Failure, Outcome};
 
 use super::forward::apart;
 use crate::forward::profile::{Kind, Order, Ports, Profile, Rings, Sum, Tunnel, Ways};
+use crate::forward::suite;
 use crate::output::Output;
 use crate::peers::room::Room;
 use crate::peers::{rows, session};
@@ -47,6 +48,11 @@ pub struct Arguments {
     /// Each packet begins a connection, over vhost-user alone.
     #[arg(long)]
     pub new: bool,
+    /// TCP of 64 KiB in segments instead, between 8 Pods whose guests leave them to their device;
+    /// Open vSwitch with `userspace-tso-enable`. Of other options only --seconds, --rounds and
+    /// --no-huge count; about a minute.
+    #[arg(long, conflicts_with_all = ["quick", "new"])]
+    pub tso: bool,
     /// Pages of 4 KiB for the peers, although there may be huge ones.
     #[arg(long)]
     pub no_huge: bool,
@@ -71,6 +77,7 @@ impl Arguments {
                         tunnel: Tunnel::None,
                         ways: if self.new { Ways::One } else { Ways::Both },
                         checksum: self.checksum,
+                        tso: false,
                         kind,
                         workers: 1,
                         in_line: false,
@@ -90,6 +97,9 @@ impl Arguments {
 
     /// What is to be measured.
     fn all_profiles(&self) -> Outcome<Vec<Profile>> {
+        if self.tso {
+            return Ok(suite::segmented(self.seconds));
+        }
         if !self.quick {
             return self.profiles();
         }
@@ -113,10 +123,14 @@ impl Arguments {
 pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
     let profiles = arguments.all_profiles()?;
     let rounds = if arguments.quick { 1 } else { arguments.rounds };
-    output.expect_steps(rounds * 3);
+    let mut turns = vec![Turn::Testpmd, Turn::OpenVSwitch, Turn::Seine];
+    // It would have to be given other memory, and says nothing of segments.
+    turns.retain(|turn| !(arguments.tso && matches!(turn, Turn::Testpmd)));
+    output.expect_steps(rounds * turns.len());
     for round in 0..rounds {
-        let mut turns = [Turn::Testpmd, Turn::OpenVSwitch, Turn::Seine];
-        turns.rotate_left(round % 3);
+        let mut turns = turns.clone();
+        let first = round % turns.len();
+        turns.rotate_left(first);
         for turn in turns {
             output.step(&format!("round {}: {}", round + 1, turn.name()));
             take(turn, round, &profiles, !arguments.no_huge, output)?;
@@ -154,8 +168,8 @@ fn take(
     if let Turn::Seine = turn {
         for profile in profiles {
             let memory = Profile { ports: Ports::Memory, ..profile.clone() };
-            // What rings cost of a new connection is of no interest.
-            let established = profile.kind == Kind::Established;
+            // What rings cost of a new connection is of no interest, nor of what is copied.
+            let established = profile.kind == Kind::Established && !profile.tso;
             for profile in [Some(profile), established.then_some(&memory)].into_iter().flatten() {
                 output.add(Record::Peer(Box::new(ours(Forward { round, ..apart(profile)? }))))?;
             }

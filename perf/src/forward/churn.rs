@@ -5,7 +5,7 @@ use std::time::Duration;
 use seine_datapath::publish::PublicationWriter;
 use seine_pipeline::state::{Change, Object, ObjectId, Refusal, RuleDirection, State};
 
-use super::objects::{endpoint, idle_service, policy};
+use super::objects::{UDP, endpoint, idle_service, policy};
 use super::profile::Profile;
 
 /// Services that are installed and not used.
@@ -65,8 +65,8 @@ impl Running {
         let turn = self.done / 3;
         let number = (turn % TURNS) as usize;
         let object = match self.done % 3 {
-            0 => Object::Rule(policy(self.first_policy + number, RuleDirection::Egress)),
-            1 => Object::Rule(policy(self.first_policy + number, RuleDirection::Ingress)),
+            0 => Object::Rule(policy(self.first_policy + number, RuleDirection::Egress, UDP)),
+            1 => Object::Rule(policy(self.first_policy + number, RuleDirection::Ingress, UDP)),
             _ => Object::Endpoint(endpoint(self.first_pod + number)),
         };
         let ObjectId { kind, name } = object.id();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use seine_datapath::machine::cycles;
 
-pub use self::end::{Arrived, FarEnd};
+pub use self::end::{Arrived, FarEnd, Shape};
 use self::judge::{PACKET_MAX, is_right, what_is_wrong};
 pub use self::watch::{Counted, Watch};
 use super::delay::Delays;
@@ -88,8 +88,8 @@ pub struct Play<'a, T> {
     pub order: &'a [u32],
     /// Packets under way at most.
     pub window: usize,
-    /// Bytes of each frame.
-    pub size: usize,
+    /// What all frames have in common.
+    pub shape: Shape,
     /// Each packet begins a connection of its own.
     pub renewed: bool,
     /// Each packet that comes out is answered, and its answer sent first.
@@ -98,14 +98,14 @@ pub struct Play<'a, T> {
     pub pace: Option<Pace>,
 }
 
-impl<'a, T> Play<'a, T> {
+impl<'a, T: Deref<Target = Traffic>> Play<'a, T> {
     /// As the profile has it.
     pub fn of(profile: &Profile, traffic: T, order: &'a [u32], window: usize) -> Play<'a, T> {
         Play {
+            shape: Shape::of(&traffic, profile.tso),
             traffic,
             order,
             window,
-            size: profile.size,
             renewed: profile.kind == Kind::New,
             echo: false,
             pace: None,
@@ -260,7 +260,7 @@ impl<E: FarEnd> Generator<E> {
     fn answer(&mut self, play: &Play<'_, &Traffic>) -> Result<usize, RunError> {
         let mut sent = 0;
         while let Some(number) = self.replies.front().copied()
-            && self.stage(play.size, play.traffic.lines(number))?
+            && self.stage(play.shape, play.traffic.lines(number))?
         {
             self.replies.pop_front();
             sent += 1;
@@ -285,13 +285,13 @@ impl<E: FarEnd> Generator<E> {
             let staged = if play.renewed {
                 let mut line = *lines.first().ok_or(RunError::NoFarEnd(0))?;
                 renew(&mut line.0, (self.begun / length) as u32, play.traffic.stride() as u32);
-                self.stage(play.size, &[line])?
+                self.stage(play.shape, &[line])?
             } else if let (Some(pace), Some(start)) = (play.pace, start) {
                 let mut line = *lines.first().ok_or(RunError::NoFarEnd(0))?;
                 stamp(&mut line.0, start.wrapping_add((at as f64 * pace.cycles) as u64));
-                self.stage(play.size, &[line])?
+                self.stage(play.shape, &[line])?
             } else {
-                self.stage(play.size, lines)?
+                self.stage(play.shape, lines)?
             };
             if !staged {
                 // Its ring is full: everybody waits, so that the order stays what it is.
@@ -306,14 +306,14 @@ impl<E: FarEnd> Generator<E> {
     }
 
     #[inline]
-    fn stage(&mut self, size: usize, lines: &[Line]) -> Result<bool, RunError> {
+    fn stage(&mut self, shape: Shape, lines: &[Line]) -> Result<bool, RunError> {
         let port = Traffic::ingress(lines);
         let far_end = port.checked_sub(FIRST_POD).and_then(|it| self.far_ends.get_mut(it));
         let (Some(far_end), [line, ..]) = (far_end, lines) else {
             return Err(RunError::NoFarEnd(port));
         };
-        Ok(far_end.transmit(size, &line.0)
-            || (far_end.reclaim() > 0 && far_end.transmit(size, &line.0)))
+        Ok(far_end.transmit(shape, &line.0)
+            || (far_end.reclaim() > 0 && far_end.transmit(shape, &line.0)))
     }
 
     fn receive(

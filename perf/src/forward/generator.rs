@@ -13,7 +13,7 @@ use seine_datapath::port::memory::MemoryWire;
 use seine_pipeline::packet::Checksum;
 
 use super::objects::UPLINK;
-use super::packets::{OUTER, Traffic, Wrong, decapsulated, is_at_home, renew};
+use super::packets::{OUTER, Said, Traffic, Wrong, decapsulated, is_at_home, renew};
 use super::profile::{Kind, Profile, Tunnel};
 
 /// One in so many frames is judged in whole.
@@ -152,7 +152,8 @@ impl Generator {
                     known = read(&traffic);
                 }
                 if !self.is_right(port, &frame) {
-                    known.judge(port, self.inner(port, &frame))?;
+                    let inner = self.inner(port, &frame);
+                    known.judge(port, inner, Said::of(inner))?;
                 }
                 self.returned += 1;
                 if left > 0 && (self.under_way() as usize) < window {

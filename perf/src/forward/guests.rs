@@ -54,7 +54,7 @@ impl Guests {
 
     /// A guest at each port.
     pub fn connect(&self, profile: &Profile) -> Outcome<Vec<FrontEnd>> {
-        let options = front_end_options(profile.size, profile.rings);
+        let options = front_end_options(profile, profile.size);
         let connect = |socket: &PathBuf| {
             FrontEnd::connect(socket, &options).map_err(|it| Failure::Unmet(it.to_string()))
         };
@@ -62,11 +62,17 @@ impl Guests {
     }
 }
 
-/// Guests whose frames have so many bytes at most.
-pub fn front_end_options(frame_bytes: usize, rings: Rings) -> FrontEndOptions {
-    let features = match rings {
+/// Guests as a profile has them, whose frames have so many bytes at most.
+pub fn front_end_options(profile: &Profile, frame_bytes: usize) -> FrontEndOptions {
+    let mut features = match profile.rings {
         Rings::Split => 0,
         Rings::Packed => feature::RING_PACKED,
     };
-    FrontEndOptions { ring_size: RING_SIZE, frame_bytes_max: frame_bytes.max(64), features }
+    let mut ring_size = RING_SIZE;
+    if profile.tso {
+        features |= feature::CSUM | feature::HOST_TSO4 | feature::GUEST_CSUM | feature::GUEST_TSO4;
+        // All packets under way may meet in one ring; 64 KiB for each is much.
+        ring_size = (profile.in_flight as u16).next_power_of_two();
+    }
+    FrontEndOptions { ring_size, frame_bytes_max: frame_bytes.max(64), features }
 }

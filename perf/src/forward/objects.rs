@@ -36,7 +36,10 @@ pub const UPLINK_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 /// The underlay's next hop.
 pub const NEXT_HOP_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
 
-const UDP: u8 = 17;
+/// IPv4's number of TCP.
+pub const TCP: u8 = 6;
+/// IPv4's number of UDP.
+pub const UDP: u8 = 17;
 const POD_MTU: u16 = 1500;
 
 /// The address of a Pod here.
@@ -103,7 +106,8 @@ pub fn installed(profile: &Profile) -> Vec<Change> {
     for direction in [RuleDirection::Egress, RuleDirection::Ingress] {
         upsert(Object::Rule(isolation(direction)));
         for number in 0..profile.policies_per_side {
-            upsert(Object::Rule(policy(number, direction)));
+            let protocol = if profile.tso { TCP } else { UDP };
+            upsert(Object::Rule(policy(number, direction, protocol)));
         }
     }
     for number in 0..profile.services {
@@ -161,11 +165,10 @@ pub fn endpoint(pod: usize) -> Endpoint {
 }
 
 /// A Kubernetes policy for every Pod that lets one port through.
-pub fn policy(number: usize, direction: RuleDirection) -> Rule {
+pub fn policy(number: usize, direction: RuleDirection, protocol: u8) -> Rule {
     let port = FIRST_OPEN_PORT + number as u16;
     let ports = Some(PortRange { first: port, last: port });
-    let traffic =
-        Traffic { protocol: UDP, ports, source_ports: None, icmp_type: None, icmp_code: None };
+    let traffic = Traffic { protocol, ports, source_ports: None, icmp_type: None, icmp_code: None };
     Rule {
         name: format!("np/default/allow-{number}/{direction:?}"),
         policy: format!("K8sNetworkPolicy:default/allow-{number}"),

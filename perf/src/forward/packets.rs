@@ -8,19 +8,37 @@ mod frame;
 use seine_pipeline::address::Mac;
 use seine_pipeline::packet::Checksum;
 
-use self::frame::{End, Expected};
+use self::frame::{ACK, End, Expected, SYN};
 pub use self::frame::{OUTER, decapsulated, is_at_home, number, renew, stamp, stamped};
 use super::objects::{
     ENDPOINTS, FIRST_OPEN_PORT, FIRST_POD, GATEWAY_MAC, REMOTE_PODS, SERVICE_PORT, UPLINK,
     pod_address, pod_mac, remote_address, service_address, service_pods, service_target,
 };
-use super::profile::{Kind, Profile, Sum, Tunnel};
+use super::profile::{Kind, Profile, SEGMENT_BYTES, Sum, Tunnel};
 
 /// Stands for a port that is not known yet: which endpoint a Service chooses.
 const UNKNOWN: u16 = u16::MAX;
 /// The first source port of a pair of client and server.
 const FIRST_SOURCE_PORT: u16 = 20_000;
 const LINE: usize = 64;
+/// Bytes of the frames that open connections whose packets are in segments.
+const OPENING_BYTES: usize = 64;
+
+/// What is known of a packet that came out, beside its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Bytes of the frame.
+    pub bytes: usize,
+    /// Whether it is still in segments.
+    pub in_segments: bool,
+}
+
+impl Said {
+    /// Of a frame that is there as a whole.
+    pub fn of(frame: &[u8]) -> Said {
+        Said { bytes: frame.len(), in_segments: false }
+    }
+}
 
 /// A cache line of a prepared packet.
 #[derive(Clone, Copy)]
@@ -56,6 +74,8 @@ pub struct Traffic {
     lines_each: usize,
     /// Of each connection through a Service: the Pod that was chosen for it.
     chosen: Vec<u16>,
+    /// Packets open connections of TCP, and carry nothing.
+    opening: bool,
 }
 
 impl Traffic {
@@ -68,6 +88,7 @@ impl Traffic {
             lines: Vec::new(),
             lines_each,
             chosen: Vec::new(),
+            opening: profile.tso,
         };
         // New ones are made of these by changing the source port.
         traffic.connections = match profile.kind {
@@ -84,6 +105,25 @@ impl Traffic {
             }
         }
         traffic
+    }
+
+    /// Where packets are of TCP: whether they open their connections, or carry 64 KiB. Nothing
+    /// changes where they are not.
+    pub fn open_connections(&mut self, opening: bool) {
+        if self.profile.tso && self.opening != opening {
+            self.opening = opening;
+            (0..2 * self.connections).for_each(|number| self.build(number));
+        }
+    }
+
+    /// Bytes of each frame.
+    pub fn frame_bytes(&self) -> usize {
+        if self.opening { OPENING_BYTES } else { self.profile.size }
+    }
+
+    /// Payload of each segment, where packets are in segments.
+    pub fn segment_bytes(&self) -> Option<usize> {
+        (self.profile.tso && !self.opening).then_some(SEGMENT_BYTES)
     }
 
     /// How many connections there are packets of.
@@ -233,7 +273,17 @@ impl Traffic {
             _ => GATEWAY_MAC,
         };
         let sender = if ingress == uplink { GATEWAY_MAC } else { mac(ingress) };
-        let mut bytes = frame::inner(&self.profile, [target, sender], [source, destination]);
+        let (macs, ends) = ([target, sender], [source, destination]);
+        let mut bytes = if self.profile.tso {
+            let flags = match (self.opening, original) {
+                (true, true) => SYN,
+                (true, false) => SYN | ACK,
+                (false, _) => ACK,
+            };
+            frame::segment(self.frame_bytes(), flags, macs, ends)
+        } else {
+            frame::inner(&self.profile, macs, ends)
+        };
         frame::mark(&mut bytes, number, egress);
         frame::sum(&mut bytes, self.profile.checksum);
         if ingress == uplink {
@@ -268,14 +318,17 @@ impl Traffic {
     }
 
     /// Judges a packet that came out by `port`, the tunnel's headers taken off.
-    pub fn judge(&self, port: usize, packet: &[u8]) -> Result<(), Wrong> {
+    pub fn judge(&self, port: usize, packet: &[u8], said: Said) -> Result<(), Wrong> {
         let number = frame::number(packet).unwrap_or(u32::MAX);
         let wrong = |what: String| Wrong { number, port, what, bytes: packet.to_vec() };
         if number >= 2 * self.connections {
             return Err(wrong("it is no packet that was sent".to_owned()));
         }
-        if packet.len() != self.profile.size {
-            return Err(wrong(format!("it has {} bytes", packet.len())));
+        if said.bytes != self.frame_bytes() {
+            return Err(wrong(format!("it has {} bytes", said.bytes)));
+        }
+        if said.in_segments != self.segment_bytes().is_some() {
+            return Err(wrong("it is in segments, and was not, or the other way round".to_owned()));
         }
         let egress = self.egress(number, port);
         if egress != Some(port) {

@@ -142,6 +142,9 @@ pub struct Profile {
     pub ways: Ways,
     /// What stands in the UDP checksum.
     pub checksum: Sum,
+    /// Packets are TCP of 64 KiB in segments, as guests with TSO send.
+    #[serde(default)]
+    pub tso: bool,
     /// What each packet is.
     pub kind: Kind,
     /// Cores that forward.
@@ -163,6 +166,12 @@ pub struct Profile {
 
 /// Packets under way at once.
 const IN_FLIGHT: usize = 4096;
+/// The same of packets in segments: as many bytes as 3000 ordinary ones.
+const SEGMENTED_IN_FLIGHT: usize = 64;
+/// Payload of a segment: what is left of 1500 bytes where TCP tells the time.
+pub const SEGMENT_BYTES: usize = 1448;
+/// Bytes of a frame in segments: as many whole ones as IPv4 has room for, and headers once.
+pub const SEGMENTED_BYTES: usize = 54 + 45 * SEGMENT_BYTES;
 
 impl Profile {
     /// The default, the same for every system that is measured.
@@ -179,6 +188,7 @@ impl Profile {
             tunnel: Tunnel::None,
             ways: Ways::Both,
             checksum: Sum::Zero,
+            tso: false,
             kind,
             workers: 1,
             in_line: false,
@@ -194,11 +204,34 @@ impl Profile {
         }
     }
 
+    /// Packets of 64 KiB in segments between guests; few Pods, because buffers are large.
+    pub fn segmented() -> Profile {
+        Profile {
+            ports: Ports::VhostUser,
+            pods: 8,
+            connections: 1000,
+            size: SEGMENTED_BYTES,
+            checksum: Sum::Partial,
+            tso: true,
+            in_flight: SEGMENTED_IN_FLIGHT,
+            ..Profile::plain(Kind::Established)
+        }
+    }
+
     /// What cannot be measured, in words.
     pub fn check(&self) -> Result<(), String> {
         let refused = |reason: &str| Err(reason.to_owned());
         let frame_max = 1500 + 14;
-        if !(64..=frame_max).contains(&self.size) {
+        if self.tso {
+            let plain = self.services == 0 && self.kind == Kind::Established;
+            let outside = self.ports == Ports::VhostUser && self.load_pct.is_none();
+            if !plain || !outside || self.checksum != Sum::Partial || self.size != SEGMENTED_BYTES {
+                return refused(
+                    "--tso goes with --ports vhost-user, and with no --size, --checksum, \
+                                --services, --load or --new",
+                );
+            }
+        } else if !(64..=frame_max).contains(&self.size) {
             return Err(format!("--size {} is not from 64 to {frame_max}", self.size));
         }
         if !(8..=512).contains(&self.pods) {
@@ -249,7 +282,7 @@ impl Profile {
         if self.load_pct.is_some_and(|it| !(1..=100).contains(&it) || !paced) {
             return refused("--load is from 1 to 100, with --checksum zero and without --new");
         }
-        if self.checksum == Sum::Partial {
+        if self.checksum == Sum::Partial && !self.tso {
             return refused("--checksum partial goes with memory ports");
         }
         Ok(())

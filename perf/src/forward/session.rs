@@ -128,7 +128,8 @@ pub fn teach<E: FarEnd>(
     let connections = traffic.connections();
     let window = WARM_UP_WINDOW.min(generator.ports() * WARM_UP_PORT_WINDOW);
     let window = window.min(profile.in_flight);
-    let mut learn = |order: &[u32], sent: u64| {
+    let mut learn = |order: &[u32], sent: u64, opening: bool| {
+        traffic.open_connections(opening);
         let mut play = Play::of(profile, &mut *traffic, order, window);
         let lost = generator.teach(&mut play, sent).map_err(failed)?;
         if lost as f64 * 100.0 > sent as f64 * WARM_UP_LOST_MAX {
@@ -137,12 +138,14 @@ pub fn teach<E: FarEnd>(
         Ok(())
     };
     if profile.kind == Kind::New {
-        return learn(&order::once(connections, 1), u64::from(profile.connections) * 5 / 4);
+        return learn(&order::once(connections, 1), u64::from(profile.connections) * 5 / 4, false);
     }
     let originals: Vec<u32> = (0..connections).map(|it| 2 * it).collect();
     let replies: Vec<u32> = (0..connections).map(|it| 2 * it + 1).collect();
-    for order in [&originals, &replies, &originals, &replies] {
-        learn(order, order.len() as u64)?;
+    for (order, opening) in
+        [(&originals, true), (&replies, true), (&originals, false), (&replies, false)]
+    {
+        learn(order, order.len() as u64, opening)?;
     }
     Ok(())
 }

@@ -58,7 +58,16 @@ pub fn guests(seconds: f64) -> Vec<Profile> {
     let new = Profile { kind: Kind::New, ways: Ways::One, connections: 100_000, ..plain };
     let in_flight = Profile::plain(Kind::New).in_flight;
     rows.extend([0, 1000].map(|services| Profile { services, in_flight, ..new.clone() }));
+    rows.extend(segmented(seconds));
+    rows.push(Profile { rings: Rings::Packed, seconds, ..Profile::segmented() });
     rows
+}
+
+/// Those of packets in segments that every system has, each counted for so long.
+pub fn segmented(seconds: f64) -> Vec<Profile> {
+    let plain = Profile { seconds, ..Profile::segmented() };
+    let ways = [Ways::Both, Ways::One, Ways::Echo].map(|ways| Profile { ways, ..plain.clone() });
+    [ways.to_vec(), vec![Profile { connections: 1, ..plain }]].concat()
 }
 
 /// Those over veths, each counted for so long.

@@ -33,6 +33,8 @@ use super::veths::Veths;
 const SEED: u64 = 0x5e1e;
 /// Frames that a worker may keep in its own cache.
 const FRAMES_OF_A_WORKER: usize = 1024;
+/// Frames that a packet of 64 KiB takes at most: one for each segment, and some to spare.
+const SEGMENTED_FRAMES: usize = 48;
 /// Connections that a table has room for at least: what the datapath has by default.
 const CONNECTIONS_MIN: u32 = 1 << 18;
 /// One composed decision in so many is checked against the stages, as the datapath does by default.
@@ -184,7 +186,8 @@ impl Watch {
 impl Switch {
     /// Opens it.
     pub fn open(profile: &Profile) -> Result<Switch, SwitchError> {
-        let mut frames = profile.workers * (profile.in_flight + FRAMES_OF_A_WORKER);
+        let frames_each = if profile.tso { SEGMENTED_FRAMES } else { 1 };
+        let mut frames = profile.workers * (profile.in_flight * frames_each + FRAMES_OF_A_WORKER);
         if profile.ports == Ports::AfXdp {
             frames += Veths::frames(profile);
         }

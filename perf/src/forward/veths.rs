@@ -13,7 +13,8 @@ use seine_e2e::journal::{self, Journal};
 use seine_e2e::namespace::Namespace as OwnNamespace;
 use seine_pipeline::address::PortKind;
 
-use super::far_ends::{Arrived, FarEnd};
+use super::far_ends::{Arrived, FarEnd, Shape};
+use super::packets::Said;
 use super::profile::Profile;
 use super::switch::SwitchError;
 use crate::topology::stage;
@@ -162,6 +163,10 @@ impl Arrived for Bytes<'_> {
         buffer[..bytes].copy_from_slice(&self.0[..bytes]);
         &buffer[..bytes]
     }
+
+    fn said(&self) -> Said {
+        Said::of(self.0)
+    }
 }
 
 fn locked(frames: &Mutex<FrameCache>) -> MutexGuard<'_, FrameCache> {
@@ -169,12 +174,12 @@ fn locked(frames: &Mutex<FrameCache>) -> MutexGuard<'_, FrameCache> {
 }
 
 impl FarEnd for VethEnd {
-    fn transmit(&mut self, frame_bytes: usize, start: &[u8]) -> bool {
+    fn transmit(&mut self, shape: Shape, start: &[u8]) -> bool {
         if self.staged.is_full() {
             return false;
         }
         let Some(mut frame) = locked(&self.frames).allocate() else { return false };
-        let bytes = frame_bytes.max(start.len());
+        let bytes = shape.bytes.max(start.len());
         let room = &mut frame.buffer_mut()[HEADROOM..HEADROOM + bytes];
         room[..start.len()].copy_from_slice(start);
         // Another packet may have lain there.

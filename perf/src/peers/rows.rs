@@ -13,7 +13,7 @@ use crate::forward::far_ends::{Generator, Play, Wiring};
 use crate::forward::guests::front_end_options;
 use crate::forward::objects::installed;
 use crate::forward::packets::Traffic;
-use crate::forward::profile::{Kind, Profile, Rings};
+use crate::forward::profile::{Kind, Profile};
 use crate::forward::session::{failed, teach, window};
 use crate::openflow;
 use crate::openflow::walk::{Ends, Walk, met};
@@ -53,6 +53,7 @@ pub fn open_vswitch(room: &Room, profiles: &[Profile], taken: Taken<'_>) -> Outc
         }
         session.switch.forget_connections()?;
         let mut traffic = Traffic::new(profile);
+        traffic.open_connections(true);
         let first = session.ct_actions(&mut traffic, profile, "first", walk(profile).first())?;
         teach(&mut session.generator, &mut traffic, profile)?;
         let later = match profile.kind {
@@ -68,6 +69,8 @@ pub fn open_vswitch(room: &Room, profiles: &[Profile], taken: Taken<'_>) -> Outc
             ..blank(PeerSystem::OvsAntrea, profile, pages)
         };
         let settings = match profile.kind {
+            // Most of what large packets cost is copied.
+            Kind::Established if profile.tso => &CACHES[..1],
             Kind::Established => &CACHES[..],
             // No cache answers a packet that is the first of its kind.
             Kind::New => &CACHES[..1],
@@ -165,7 +168,8 @@ impl Session {
 pub(super) fn options(profiles: &[Profile]) -> FrontEndOptions {
     let sizes = profiles.iter().map(|profile| profile.size);
     let frame_bytes_max = sizes.max().unwrap_or_default();
-    front_end_options(frame_bytes_max, Rings::Split)
+    let plain = Profile::plain(Kind::Established);
+    front_end_options(profiles.first().unwrap_or(&plain), frame_bytes_max)
 }
 
 pub(super) fn pages(front_ends: &[FrontEnd]) -> &'static str {

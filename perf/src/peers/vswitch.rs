@@ -17,7 +17,7 @@ use crate::forward::objects::{FIRST_POD, pod_mac};
 use crate::forward::session::{Figures, Poller};
 use crate::openflow::FlowSet;
 use crate::process;
-use crate::virtio::{FrontEnd, FrontEndOptions, Listener};
+use crate::virtio::{FrontEnd, FrontEndOptions, Listener, feature};
 
 const BRIDGE: &str = "br0";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
@@ -84,6 +84,7 @@ impl OpenVSwitch {
         let mut database = Daemon::start(&room.journal, "ovsdb-server", &mut command, &log)?;
         let socket = directory.join("db.sock");
         database.until("ovsdb-server", || socket.exists())?;
+        let tso = options.features & feature::HOST_TSO4 != 0;
         let mut memory = String::new();
         let mut extra = room.dpdk_options();
         if room.huge {
@@ -97,6 +98,7 @@ impl OpenVSwitch {
             format!("other_config:pmd-cpu-mask={:#x}", 1 << SWITCH_CORE),
             format!("other_config:dpdk-lcore-mask={:#x}", 1 << GENERATOR_CORE),
             memory,
+            if tso { "other_config:userspace-tso-enable=true".to_owned() } else { String::new() },
         ];
         vsctl(&directory, &["--no-wait", "init"])?;
         let mut words = vec!["--no-wait", "set", "Open_vSwitch", "."];

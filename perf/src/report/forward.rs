@@ -59,7 +59,8 @@ const POINTS_MIN: usize = 3;
 fn rows(records: &[Record]) -> Vec<Vec<&Forward>> {
     let mut rows: Vec<Vec<&Forward>> = Vec::new();
     let runs = records.iter().filter_map(|record| match record {
-        Record::Forward(forward) => Some(forward.as_ref()),
+        // Those in segments have a table of their own.
+        Record::Forward(forward) if !forward.profile.tso => Some(forward.as_ref()),
         _ => None,
     });
     for run in runs {

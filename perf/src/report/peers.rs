@@ -14,7 +14,8 @@ const POINTS_MIN: usize = 3;
 fn rows(records: &[Record]) -> Vec<Vec<&Peer>> {
     let mut rows: Vec<Vec<&Peer>> = Vec::new();
     let runs = records.iter().filter_map(|record| match record {
-        Record::Peer(peer) => Some(peer.as_ref()),
+        // Those in segments have a table of their own.
+        Record::Peer(peer) if !peer.profile.tso => Some(peer.as_ref()),
         _ => None,
     });
     for run in runs {

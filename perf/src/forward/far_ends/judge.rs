@@ -34,7 +34,7 @@ pub(super) fn is_right(
 
 fn judge(traffic: &Traffic, index: usize, frame: &dyn Arrived) -> Result<(), Wrong> {
     let mut packet = [0; PACKET_MAX];
-    traffic.judge(index + FIRST_POD, frame.copy_to(&mut packet))
+    traffic.judge(index + FIRST_POD, frame.copy_to(&mut packet), frame.said())
 }
 
 pub(super) fn what_is_wrong(traffic: &Traffic, index: usize, frame: &dyn Arrived) -> RunError {

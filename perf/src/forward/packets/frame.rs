@@ -7,15 +7,20 @@ use seine_pipeline::wire::checksum::{self, for_udp};
 use seine_pipeline::wire::{bytes_at, u16_at};
 
 use super::UNKNOWN;
-use crate::forward::objects::{NEXT_HOP_MAC, NODE_ADDRESS, PEER_ADDRESS, UPLINK_MAC};
+use crate::forward::objects::{NEXT_HOP_MAC, NODE_ADDRESS, PEER_ADDRESS, TCP, UDP, UPLINK_MAC};
 use crate::forward::profile::{Profile, Sum};
 
-/// Headers of one packet before the tunnel's: Ethernet, IPv4, UDP.
+/// Headers of a datagram before the tunnel's: Ethernet, IPv4, UDP.
 const HEADERS: usize = 14 + 20 + 8;
+/// The same of a packet in segments, with TCP.
+const TCP_HEADERS: usize = 14 + 20 + 20;
 /// Where a packet carries when it was due: after its number, port and source port.
 const STAMP_AT: usize = HEADERS + 8;
 /// What Geneve over IPv4 puts in front.
 pub const OUTER: usize = 14 + 20 + 8 + 8;
+/// Flags of TCP.
+pub(super) const SYN: u8 = 2;
+pub(super) const ACK: u8 = 16;
 /// The port of Geneve (RFC 8926).
 const GENEVE: u16 = 6081;
 /// Source ports that a pair of client and server has for its connections.
@@ -37,21 +42,29 @@ pub(super) struct Expected {
     pub(super) ttl: u8,
 }
 
+/// Where the payload of a packet begins.
+#[inline]
+fn payload_at(packet: &[u8]) -> usize {
+    if packet.get(23) == Some(&TCP) { TCP_HEADERS } else { HEADERS }
+}
+
 /// The number that a packet carries.
 pub fn number(packet: &[u8]) -> Option<u32> {
-    bytes_at(packet, HEADERS).map(u32::from_be_bytes)
+    bytes_at(packet, payload_at(packet)).map(u32::from_be_bytes)
 }
 
 /// Whether a packet came out by the port that it names; any, while that is not known.
 #[inline]
 pub fn is_at_home(packet: &[u8], port: usize) -> bool {
-    u16_at(packet, HEADERS + 4).is_some_and(|it| usize::from(it) == port || it == UNKNOWN)
+    u16_at(packet, payload_at(packet) + 4)
+        .is_some_and(|it| usize::from(it) == port || it == UNKNOWN)
 }
 
 /// Lets a packet carry its number and where it should come out.
 pub(super) fn mark(packet: &mut [u8], number: u32, egress: u16) {
-    packet[HEADERS..HEADERS + 4].copy_from_slice(&number.to_be_bytes());
-    packet[HEADERS + 4..HEADERS + 6].copy_from_slice(&egress.to_be_bytes());
+    let at = payload_at(packet);
+    packet[at..at + 4].copy_from_slice(&number.to_be_bytes());
+    packet[at + 4..at + 6].copy_from_slice(&egress.to_be_bytes());
 }
 
 /// The source port that [`renew`] has given to a packet.
@@ -93,7 +106,7 @@ pub(super) fn inner(profile: &Profile, macs: [Mac; 2], ends: [End; 2]) -> Vec<u8
     let mut frame = Vec::with_capacity(profile.size);
     macs.iter().for_each(|mac| frame.extend(mac.0));
     frame.extend([8, 0]);
-    network(&mut frame, profile.size - 14, source.address, destination.address);
+    network(&mut frame, profile.size - 14, UDP, [source.address, destination.address]);
     let len = (profile.size - 34) as u16;
     for half in [source.port, destination.port, len, 0] {
         frame.extend(half.to_be_bytes());
@@ -102,11 +115,31 @@ pub(super) fn inner(profile: &Profile, macs: [Mac; 2], ends: [End; 2]) -> Vec<u8
     frame
 }
 
-fn network(frame: &mut Vec<u8>, len: usize, source: Ipv4Addr, destination: Ipv4Addr) {
+/// The beginning of a TCP segment of so many bytes with its headers, without a checksum.
+pub(super) fn segment(len: usize, flags: u8, macs: [Mac; 2], ends: [End; 2]) -> Vec<u8> {
+    let [source, destination] = ends;
+    let mut frame = Vec::with_capacity(TCP_HEADERS);
+    macs.iter().for_each(|mac| frame.extend(mac.0));
+    frame.extend([8, 0]);
+    network(&mut frame, len - 14, TCP, [source.address, destination.address]);
+    frame.extend(source.port.to_be_bytes());
+    frame.extend(destination.port.to_be_bytes());
+    // Who began has said SYN at 0; whoever speaks then says the same again and again.
+    let spoken = u32::from(flags & SYN == 0);
+    let heard = u32::from(flags & ACK != 0);
+    frame.extend(spoken.to_be_bytes());
+    frame.extend(heard.to_be_bytes());
+    frame.extend([5 << 4, flags]);
+    frame.extend([0xff, 0xff, 0, 0, 0, 0]);
+    frame.resize(64, 0);
+    frame
+}
+
+fn network(frame: &mut Vec<u8>, len: usize, protocol: u8, [source, destination]: [Ipv4Addr; 2]) {
     let at = frame.len();
     frame.extend([0x45, 0]);
     frame.extend((len as u16).to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
     frame.extend(source.octets());
     frame.extend(destination.octets());
     let sum = checksum::checksum(&frame[at..]);
@@ -119,7 +152,7 @@ pub(super) fn outer(inner: usize, source_port: u16) -> Vec<u8> {
     frame.extend(UPLINK_MAC.0);
     frame.extend(NEXT_HOP_MAC.0);
     frame.extend([8, 0]);
-    network(&mut frame, 20 + 16 + inner, PEER_ADDRESS, NODE_ADDRESS);
+    network(&mut frame, 20 + 16 + inner, UDP, [PEER_ADDRESS, NODE_ADDRESS]);
     for half in [source_port, GENEVE, (16 + inner) as u16, 0] {
         frame.extend(half.to_be_bytes());
     }
@@ -142,8 +175,8 @@ pub fn decapsulated(frame: &[u8]) -> Option<&[u8]> {
 }
 
 fn pseudo_sum(frame: &[u8]) -> u64 {
-    let length = frame.len() - 34;
-    checksum::sum(&frame[26..34]) + 17 + length as u64
+    let length = u64::from(u16_at(frame, 16).unwrap_or_default()).saturating_sub(20);
+    checksum::sum(&frame[26..34]) + u64::from(frame[23]) + length
 }
 
 /// Sets the checksum of its datagram.
@@ -153,7 +186,8 @@ pub(super) fn sum(frame: &mut [u8], kind: Sum) {
         Sum::Partial => checksum::fold(pseudo_sum(frame)),
         Sum::Complete => for_udp(!checksum::fold(pseudo_sum(frame) + checksum::sum(&frame[34..]))),
     };
-    frame[40..42].copy_from_slice(&sum.to_be_bytes());
+    let at = if frame[23] == TCP { 50 } else { 40 };
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Whether its checksums are right.
