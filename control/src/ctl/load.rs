@@ -36,6 +36,8 @@ pub struct WorkerReport {
     pub rests: u64,
     /// TSC cycles spent on batches.
     pub busy_cycles: u64,
+    /// Those of them that were spent on the packets of some port.
+    pub useful_cycles: u64,
     /// TSC cycles since start.
     pub total_cycles: u64,
     /// The revision it works with.
@@ -64,6 +66,8 @@ pub struct WorkerRates {
     pub packets: f64,
     /// Part of all cycles that was spent on batches, 0 to 1.
     pub busy: f64,
+    /// Part of all cycles that was spent on the packets of some port, 0 to 1.
+    pub useful: f64,
     /// TSC cycles a packet; 0 when there was none.
     pub cycles: f64,
     /// Part of the packets that needed no stage, 0 to 1.
@@ -81,6 +85,7 @@ impl From<v1::Worker> for WorkerReport {
             empty_polls: worker.empty_polls,
             rests: worker.rests,
             busy_cycles: worker.busy_cycles,
+            useful_cycles: worker.busy_cycles.saturating_sub(worker.own_cycles),
             total_cycles: worker.total_cycles,
             revision: worker.revision,
             frames_cached: worker.frames_cached,
@@ -105,6 +110,7 @@ impl Rates for WorkerList {
                 WorkerRates {
                     packets: rate(worker.packets, before.packets),
                     busy: share(busy, total),
+                    useful: share(worker.useful_cycles.saturating_sub(before.useful_cycles), total),
                     cycles: share(busy, worker.packets.saturating_sub(before.packets)),
                     composed: share(
                         worker.composed_hits.saturating_sub(before.composed_hits),
@@ -117,7 +123,7 @@ impl Rates for WorkerList {
 }
 
 /// 0 of nothing.
-fn share(part: u64, whole: u64) -> f64 {
+pub(super) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
@@ -132,10 +138,13 @@ impl Render for WorkerList {
             "POLL",
             "PACKETS",
             "BUSY",
+            "USEFUL",
             "CYCLES",
             "PER BATCH",
             "COMPOSED",
             "SAMPLES",
+            "JUDGED",
+            "OUTDATED",
             "MISMATCHES",
             "RESTS",
             "REVISION",
@@ -144,16 +153,18 @@ impl Render for WorkerList {
         let numbers = names.map(|name| if name == "POLL" { "WORKER" } else { name });
         let mut columns = Columns::new(names).right(&numbers);
         for worker in &self.workers {
-            let (packets, busy, cycles, composed) = match &worker.rates {
+            let (packets, busy, useful, cycles, composed) = match &worker.rates {
                 Some(rates) => (
                     per_second(rates.packets),
                     format!("{:.1} %", rates.busy * 100.0),
+                    format!("{:.1} %", rates.useful * 100.0),
                     rates.cycles,
                     format!("{:.1} %", rates.composed * 100.0),
                 ),
                 None => (
                     worker.packets.to_string(),
                     percent(worker.busy_cycles, worker.total_cycles),
+                    percent(worker.useful_cycles, worker.total_cycles),
                     share(worker.busy_cycles, worker.packets),
                     percent(worker.composed_hits, worker.packets),
                 ),
@@ -165,10 +176,13 @@ impl Render for WorkerList {
                 worker.poll.clone(),
                 packets,
                 busy,
+                useful,
                 if worker.packets > 0 { format!("{cycles:.0}") } else { String::new() },
                 if worker.batches > 0 { format!("{per_batch:.1}") } else { String::new() },
                 composed,
                 worker.samples.to_string(),
+                worker.judged.to_string(),
+                worker.outdated.to_string(),
                 worker.mismatches.to_string(),
                 worker.rests.to_string(),
                 worker.revision.to_string(),

@@ -5,6 +5,7 @@
 
 pub mod arguments;
 mod columns;
+pub mod cycles;
 pub mod decided;
 mod failure;
 pub mod load;
@@ -27,9 +28,10 @@ pub use failure::Failure;
 pub use render::Render;
 
 use arguments::{
-    Arguments, ConnectionFilter, ConnectionVerb, DropVerb, Format, Noun, PolicyVerb, PortVerb,
-    RuleVerb, StageVerb, TableVerb, TraceArguments, WorkerVerb,
+    Arguments, ConnectionFilter, ConnectionVerb, DropVerb, Format, Noun, PodVerb, PolicyVerb,
+    PortVerb, RuleVerb, StageVerb, TableVerb, TraceArguments, WorkerArguments, WorkerVerb,
 };
+use cycles::{PodList, QueueList};
 use decided::{ConnectionCount, ConnectionList, PolicyList, RuleList};
 use load::{StageList, WorkerList, WorkerReport};
 use report::{
@@ -39,6 +41,8 @@ use watch::Rates;
 
 /// A local question takes milliseconds; the datapath is stuck if it takes this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `pod top` looks when it is not told.
+const MEASURED_SECONDS: u64 = 1;
 /// Moves the cursor home and clears the screen.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -70,8 +74,22 @@ pub async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Fail
                 })
                 .await
         }
+        Noun::Pod(PodVerb::Top(watch)) => {
+            printer
+                .measure(watch.watch, &mut asker, async |asker| {
+                    Ok(PodList::new(&asker.raw_workers("pod top").await?))
+                })
+                .await
+        }
         Noun::Stage(StageVerb::List) => printer.once(&asker.stages().await?),
-        Noun::Worker(WorkerVerb::List(watch)) => {
+        Noun::Worker(WorkerVerb::List(WorkerArguments { queues: true, watch })) => {
+            printer
+                .repeat(watch.watch, &mut asker, async |asker| {
+                    Ok(QueueList::new(&asker.raw_workers("worker list").await?))
+                })
+                .await
+        }
+        Noun::Worker(WorkerVerb::List(WorkerArguments { queues: false, watch })) => {
             printer
                 .repeat(watch.watch, &mut asker, async |asker| {
                     Ok(WorkerList { workers: asker.workers().await? })
@@ -111,19 +129,32 @@ impl<W: Write> Printer<'_, W> {
         asker: &mut Asker,
         ask: impl AsyncFn(&mut Asker) -> Result<R, Failure>,
     ) -> Result<(), Failure> {
-        let mut earlier = ask(asker).await?;
+        let earlier = ask(asker).await?;
         let Some(seconds) = seconds else {
             return self.once(&earlier);
         };
-        let mut asked = Instant::now();
         self.round(&earlier)?;
+        let mut earlier = (earlier, Instant::now());
         loop {
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            let mut report = ask(asker).await?;
-            let now = Instant::now();
-            report.rates_since(&earlier, now - asked);
-            self.round(&report)?;
-            (earlier, asked) = (report, now);
+            earlier = later(earlier, seconds, asker, &ask).await?;
+            self.round(&earlier.0)?;
+        }
+    }
+
+    /// As [`repeat`](Self::repeat), for what has nothing to say but rates.
+    async fn measure<R: Render + Rates + Serialize>(
+        &mut self,
+        seconds: Option<u64>,
+        asker: &mut Asker,
+        ask: impl AsyncFn(&mut Asker) -> Result<R, Failure>,
+    ) -> Result<(), Failure> {
+        let mut earlier = (ask(asker).await?, Instant::now());
+        loop {
+            earlier = later(earlier, seconds.unwrap_or(MEASURED_SECONDS), asker, &ask).await?;
+            if seconds.is_none() {
+                return self.once(&earlier.0);
+            }
+            self.round(&earlier.0)?;
         }
     }
 
@@ -140,6 +171,20 @@ impl<W: Write> Printer<'_, W> {
         }
         Ok(self.out.flush()?)
     }
+}
+
+/// Asks again after a while; what came of it has rates, and when it was asked is said.
+async fn later<R: Rates>(
+    (earlier, asked): (R, Instant),
+    seconds: u64,
+    asker: &mut Asker,
+    ask: impl AsyncFn(&mut Asker) -> Result<R, Failure>,
+) -> Result<(R, Instant), Failure> {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let mut report = ask(asker).await?;
+    let now = Instant::now();
+    report.rates_since(&earlier, now - asked);
+    Ok((report, now))
 }
 
 struct Asker {
@@ -161,18 +206,20 @@ impl Asker {
     }
 
     async fn workers(&mut self) -> Result<Vec<WorkerReport>, Failure> {
+        let workers = self.raw_workers("worker list").await?;
+        Ok(workers.into_iter().map(WorkerReport::from).collect())
+    }
+
+    /// As the datapath says it, in the order of their indexes.
+    async fn raw_workers(&mut self, command: &'static str) -> Result<Vec<v1::Worker>, Failure> {
         let request = v1::ListWorkersRequest {};
-        let reply = answer("worker list", self.client.list_workers(request)).await?;
-        let mut workers: Vec<WorkerReport> =
-            reply.workers.into_iter().map(WorkerReport::from).collect();
+        let mut workers = answer(command, self.client.list_workers(request)).await?.workers;
         workers.sort_by_key(|worker| worker.index);
         Ok(workers)
     }
 
     async fn stages(&mut self) -> Result<StageList, Failure> {
-        let request = v1::ListWorkersRequest {};
-        let reply = answer("stage list", self.client.list_workers(request)).await?;
-        Ok(StageList::new(&reply.workers))
+        Ok(StageList::new(&self.raw_workers("stage list").await?))
     }
 
     async fn drops(&mut self, port: Option<&str>) -> Result<DropList, Failure> {

@@ -155,6 +155,8 @@ pub struct PortReport {
     pub drops: u64,
     /// System calls made for this port.
     pub system_calls: u64,
+    /// TSC cycles that workers spent on the packets received.
+    pub cycles: u64,
     /// Why one of its queues stopped for good; empty while all work.
     pub fault: String,
     /// With `--watch`, from the second round on.
@@ -177,15 +179,19 @@ pub struct PortRates {
     pub drops: f64,
 }
 
+pub(super) fn port_kind(kind: v1::port::Kind) -> &'static str {
+    match kind {
+        v1::port::Kind::Pod => "pod",
+        v1::port::Kind::Gateway => "gateway",
+        v1::port::Kind::Host => "host",
+        v1::port::Kind::Uplink => "uplink",
+        v1::port::Kind::Unspecified => "unknown",
+    }
+}
+
 impl From<v1::Port> for PortReport {
     fn from(port: v1::Port) -> PortReport {
-        let kind = match port.kind() {
-            v1::port::Kind::Pod => "pod",
-            v1::port::Kind::Gateway => "gateway",
-            v1::port::Kind::Host => "host",
-            v1::port::Kind::Uplink => "uplink",
-            v1::port::Kind::Unspecified => "unknown",
-        };
+        let kind = port_kind(port.kind());
         let device = port.device.unwrap_or_default();
         let counters = port.counters.unwrap_or_default();
         PortReport {
@@ -208,6 +214,7 @@ impl From<v1::Port> for PortReport {
             transmit_bytes: counters.transmit_bytes,
             drops: counters.drops,
             system_calls: counters.system_calls,
+            cycles: counters.cycles,
             fault: port.fault,
             rates: None,
         }

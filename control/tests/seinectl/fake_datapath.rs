@@ -1,6 +1,7 @@
 //! A datapath that answers questions from fixed data, on a socket of its own.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use seine_datapath_api::v1::datapath_server::{Datapath, DatapathServer};
@@ -17,6 +18,8 @@ pub struct Facts {
     pub ports: Vec<v1::Port>,
     pub drops: Vec<v1::Drop>,
     pub workers: Vec<v1::Worker>,
+    /// What they say from the second time on, unless it is empty.
+    pub workers_later: Vec<v1::Worker>,
     pub trace: v1::TraceReply,
 }
 
@@ -33,7 +36,8 @@ impl FakeDatapath {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("datapath.sock");
         let traced = Arc::default();
-        let service = Service { facts, traced: Arc::clone(&traced) };
+        let (traced_here, listed_workers) = (Arc::clone(&traced), AtomicBool::new(false));
+        let service = Service { facts, traced: traced_here, listed_workers };
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || serve(&path, service, &ready, stopped));
@@ -84,6 +88,28 @@ fn stage_cost((stage, packets, cycles): (&str, u64, u64)) -> v1::StageCost {
     v1::StageCost { stage: stage.into(), packets, cycles }
 }
 
+/// Of each port one.
+fn queues(worker: u32) -> Vec<v1::WorkerQueue> {
+    use v1::port::Kind;
+    let queue =
+        |port: &str, port_id, kind: Kind, endpoint: &str, packets, cycles| v1::WorkerQueue {
+            port: port.into(),
+            port_id,
+            generation: 1,
+            kind: kind.into(),
+            endpoint: endpoint.into(),
+            queue: worker,
+            packets,
+            cycles,
+        };
+    let client = if worker == 0 { (900, 108_000) } else { (100, 27_000) };
+    vec![
+        queue("seine-gw0", 0, Kind::Gateway, "", 200, 36_000),
+        queue("pod-a", 2, Kind::Pod, "default/client/eth0", client.0, client.1),
+        queue("pod-b", 3, Kind::Pod, "default/server/eth0", 0, 0),
+    ]
+}
+
 /// Two Pods, a gateway and an uplink, two workers of which one lags.
 pub fn facts() -> Facts {
     use v1::port::Kind;
@@ -106,8 +132,8 @@ pub fn facts() -> Facts {
         outdated: 1,
         timed_walks: 4,
         stages: [("Classifier", 4, 400), ("Output", 2, 100)].map(stage_cost).to_vec(),
-        own_cycles: 0,
-        queues: Vec::new(),
+        own_cycles: 18_000,
+        queues: queues(index),
     };
     let drop = |port: &str, reason: &str, meaning: &str, packets| v1::Drop {
         port: port.into(),
@@ -143,6 +169,7 @@ pub fn facts() -> Facts {
             drop("eth0", "NotTunnel", "Came in by the uplink, but is no Geneve packet.", 3400),
         ],
         workers: vec![worker(1, 3, 11), worker(0, 2, 12)],
+        workers_later: Vec::new(),
         trace: v1::TraceReply::default(),
     }
 }
@@ -180,6 +207,7 @@ fn port(id: u32, name: &str, kind: v1::port::Kind, endpoint: &str, addresses: &[
 struct Service {
     facts: Facts,
     traced: Arc<Mutex<Vec<v1::TraceRequest>>>,
+    listed_workers: AtomicBool,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -237,7 +265,10 @@ impl Datapath for Service {
         &self,
         _: Request<v1::ListWorkersRequest>,
     ) -> Answer<v1::ListWorkersReply> {
-        answer(v1::ListWorkersReply { workers: self.facts.workers.clone() })
+        let Facts { workers, workers_later, .. } = &self.facts;
+        let again = self.listed_workers.swap(true, Ordering::Relaxed);
+        let said = if again && !workers_later.is_empty() { workers_later } else { workers };
+        answer(v1::ListWorkersReply { workers: said.clone() })
     }
 
     async fn list_tables(&self, _: Request<v1::ListTablesRequest>) -> Answer<v1::ListTablesReply> {

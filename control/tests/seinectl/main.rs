@@ -4,6 +4,7 @@
 
 mod fake_datapath;
 mod tracing_packets;
+mod using_cores;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -181,24 +182,6 @@ PACKETS  PORT   REASON         MEANING
 }
 
 #[test]
-fn workers_are_listed_with_their_load() {
-    let datapath = FakeDatapath::start(facts());
-    assert_eq!(
-        printed(&datapath, "worker list"),
-        "\
-WORKER  CORE  POLL      PACKETS    BUSY  CYCLES  PER BATCH  COMPOSED  SAMPLES  MISMATCHES  \
-RESTS  REVISION  FRAMES
-     0     2  adaptive     1200  12.5 %     150        3.0    75.0 %        3           0     \
-55        12      64
-     1     3  adaptive     1200  12.5 %     150        3.0    75.0 %        3           0     \
-55        11      64
-"
-    );
-    assert_eq!(printed_json(&datapath, "worker list")["workers"][0]["busy_cycles"], 180_000);
-    assert_eq!(printed(&FakeDatapath::start(Facts::default()), "worker list"), "No worker runs.\n");
-}
-
-#[test]
 fn stages_are_listed_with_what_they_cost() {
     let datapath = FakeDatapath::start(facts());
     assert_eq!(
@@ -302,4 +285,8 @@ fn help_teaches_by_example() {
     assert!(help.contains("seinectl trace default/client default/server tcp/80"), "{help}");
     let help = run(Path::new("/nonexistent"), "trace --help").stdout;
     assert!(help.contains("--source-address 10.10.2.7"), "{help}");
+    let help = run(Path::new("/nonexistent"), "pod top --help").stdout;
+    assert!(help.contains("A Pod pays for the packets it sends"), "{help}");
+    let help = run(Path::new("/nonexistent"), "worker list --help").stdout;
+    assert!(help.contains("USEFUL "), "{help}");
 }
