@@ -11,4 +11,5 @@ pub mod memory;
 pub mod netperf;
 pub mod peers;
 pub mod replay;
+pub mod restart;
 pub mod stages;

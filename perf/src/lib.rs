@@ -26,6 +26,7 @@ pub mod process;
 pub mod record;
 pub mod replay;
 pub mod report;
+pub mod restart;
 pub mod statistics;
 pub mod topology;
 pub mod virtio;

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use seine_e2e::failure::Outcome;
 use seine_perf::command::{
     cases, cni_add, first_packets, forward, idle, instructions, latency, memory, netperf, peers,
-    replay, stages,
+    replay, restart, stages,
 };
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
@@ -31,6 +31,7 @@ Run as root, on an otherwise idle machine, from a release build:
   target/release/seine-perf forward --connections 1,1000,10000,100000,1000000
   target/release/seine-perf peers --quick
   target/release/seine-perf latency
+  target/release/seine-perf restart
   target/release/seine-perf report idle.jsonl --plots .
 
 An interrupted run leaves namespaces behind; the next run removes them, and so does
@@ -79,6 +80,12 @@ enum Command {
     /// installs them), two cores, and pages of 2 MiB, which it reserves for the time. With --save,
     /// the flows are kept beside the records.
     Peers(peers::Arguments),
+    /// Milliseconds until the first packet when the datapath or a guest was killed and came back.
+    ///
+    /// Between guests over vhost-user, whose front ends connect again, and between Pods over their
+    /// veths: the worker process is killed and its parent starts another, the whole datapath is
+    /// killed and started, a guest goes and comes back. In half a minute.
+    Restart(restart::Arguments),
     /// How long packets are under way through Seine and through Open vSwitch, over vhost-user.
     ///
     /// At 10, 50 and 90 % of what each forwards at most, and at the same packets a second; half of
@@ -178,6 +185,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
             measure(&|output| first_packets::run(&arguments, output))
         }
         Command::Peers(arguments) => measure(&|output| peers::run(&arguments, output)),
+        Command::Restart(arguments) => measure(&|output| restart::run(&arguments, output)),
         Command::Latency(arguments) => measure(&|output| latency::run(&arguments, output)),
         Command::LatencyRow { profile, common_mpps } => {
             latency::run_row(&profile, &common_mpps).map(|()| true)

@@ -6,6 +6,7 @@ mod forward;
 mod latency;
 mod pair;
 mod peer;
+mod restart;
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +18,7 @@ pub use self::forward::{Forward, Part, TableWork};
 pub use self::latency::{Latency, LoadOf};
 pub use self::pair::Pair;
 pub use self::peer::{Peer, PeerSystem};
+pub use self::restart::{Death, Restart, Way};
 use crate::first_packets::record::{FirstPacketCost, Install, Join, TableMemory};
 use crate::machine::Machine;
 use crate::noise::Noise;
@@ -85,6 +87,8 @@ pub enum Record {
     Peer(Box<Peer>),
     /// One system under one load.
     Latency(Box<Latency>),
+    /// The first packet after somebody died.
+    Restart(Restart),
     /// One part of a packet's way.
     Part(Part),
 }

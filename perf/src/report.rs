@@ -12,6 +12,7 @@ mod netperf;
 mod pairs;
 mod peers;
 mod plot;
+mod restart;
 mod segments;
 mod stages;
 
@@ -43,6 +44,7 @@ pub fn tables(records: &[Record]) -> String {
         peers::table,
         segments::table,
         latency::table,
+        restart::table,
     ];
     for table in kinds {
         if let Some(table) = table(records) {
