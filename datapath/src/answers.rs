@@ -34,6 +34,8 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
         PortKind::Gateway => (String::new(), datapath.writer.gateway_addresses()),
         PortKind::Host | PortKind::Uplink => (String::new(), Vec::new()),
     };
+    let lends_at = datapath.devices().lends_at(&port.interface);
+    let lends_at = lends_at.map(|socket| socket.display().to_string());
     v1::Port {
         name: port.name.clone(),
         id: port.id.index() as u32,
@@ -60,6 +62,7 @@ pub fn port(datapath: &Datapath, port: &OpenPort) -> v1::Port {
         network_id: attached.as_ref().map_or(0, |it| it.network_id.into()),
         interface_index: attached.as_ref().map_or(0, |it| it.interface_index),
         fault: port.fault().unwrap_or_default(),
+        lends_at: lends_at.unwrap_or_default(),
     }
 }
 

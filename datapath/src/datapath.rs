@@ -19,9 +19,10 @@ use seine_pipeline::tally::RuleTallies;
 use tokio::sync::watch;
 
 use crate::counters::PortCounters;
-use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use crate::frame::{FrameCache, Region};
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
+use crate::port::af_xdp::LoanOptions;
 use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
 use crate::slot::{Command, Slot};
 use crate::upkeep::account;
@@ -228,7 +229,7 @@ impl Datapath {
     }
 
     /// Lends the Pod of an open port sockets on its own end of its link.
-    pub fn lend(&mut self, session: u64, name: &str, loan: &SocketLoan) -> Result<(), PortError> {
+    pub fn lend(&mut self, session: u64, name: &str, loan: &LoanOptions) -> Result<(), PortError> {
         self.writer.check_session(session)?;
         check_name(&loan.interface)?;
         check_socket(&loan.socket.to_string_lossy())?;

@@ -4,10 +4,11 @@
 //! [`NodeDevices`](crate::node_devices::NodeDevices), in tests it is memory.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 
 use seine_pipeline::address::{Mac, PortKind};
 
+use crate::port::af_xdp::LoanOptions;
 use crate::port::vhost_user::{Mode, SocketOwner};
 use crate::port::{OpenError, Queue};
 
@@ -77,19 +78,6 @@ pub struct Claims {
     pub tunnel: Option<SocketAddr>,
 }
 
-/// AF_XDP sockets on a Pod's own end of its link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocketLoan {
-    /// The Pod's network namespace.
-    pub namespace: PathBuf,
-    /// The Pod's end of the link.
-    pub interface: String,
-    /// Where the Pod takes the loan.
-    pub socket: PathBuf,
-    /// Who may, besides root: user and group.
-    pub owner: (u32, u32),
-}
-
 /// The machine's devices.
 pub trait Devices: Send + Sync {
     /// Where host ends of Pod links are looked for: "/run/netns/seine-ports".
@@ -98,8 +86,12 @@ pub trait Devices: Send + Sync {
     /// Opens a Pod's device.
     fn open_pod(&mut self, device: &PodDevice) -> Result<OpenDevice, DeviceError>;
 
-    /// Lends the Pod behind an open link sockets on its own end, in place of a loan before.
-    fn lend(&mut self, interface: &str, loan: &SocketLoan) -> Result<(), DeviceError>;
+    /// Offers the Pod behind an open link sockets on its own end. The same once more leaves what
+    /// is lent alone; anything else takes the place of the offer before.
+    fn lend(&mut self, interface: &str, loan: &LoanOptions) -> Result<(), DeviceError>;
+
+    /// Where the Pod behind a link takes them, if they are offered.
+    fn lends_at(&self, interface: &str) -> Option<&Path>;
 
     /// Forgets a Pod's device, after its queues were closed. A link stays in a namespace that
     /// forwards nothing, until it is deleted; a socket goes.

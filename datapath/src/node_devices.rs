@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use seine_pipeline::address::{Mac, PortKind};
 
 use crate::configuration::{Configuration, PollMode};
-use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
+use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use crate::frame::Region;
 use crate::netns::{DIRECTORY, Namespace, NamespaceError};
 use crate::port::af_xdp::{
@@ -175,7 +175,7 @@ impl Devices for NodeDevices {
             PodDevice::Link(interface) => self.open_link(interface),
             PodDevice::VhostUser { socket, mode, owner, pairs, mtu } => {
                 self.open_guest(VhostUserOptions {
-                    socket: std::path::Path::new(socket),
+                    socket: Path::new(socket),
                     mode: *mode,
                     owner: *owner,
                     pairs: *pairs,
@@ -188,18 +188,18 @@ impl Devices for NodeDevices {
         }
     }
 
-    fn lend(&mut self, interface: &str, loan: &SocketLoan) -> Result<(), DeviceError> {
+    fn lend(&mut self, interface: &str, loan: &LoanOptions) -> Result<(), DeviceError> {
+        if self.loans.get(interface).is_some_and(|held| held.is(loan)) {
+            return Ok(());
+        }
         // Before the next one: an interface has room for one program.
         self.loans.remove(interface);
-        let namespace = Namespace::at(&loan.namespace).map_err(OpenError::from)?;
-        let options = LoanOptions {
-            namespace: &namespace,
-            interface: &loan.interface,
-            socket: &loan.socket,
-            owner: loan.owner,
-        };
-        self.loans.insert(interface.to_owned(), Loan::open(options)?);
+        self.loans.insert(interface.to_owned(), Loan::open(loan.clone())?);
         Ok(())
+    }
+
+    fn lends_at(&self, interface: &str) -> Option<&Path> {
+        self.loans.get(interface).map(Loan::socket)
     }
 
     fn close_pod(&mut self, interface: &str) {
@@ -253,7 +253,7 @@ fn device(
 
 /// Removes pins of Pod links that were deleted while no datapath ran. What cannot be removed now
 /// does no harm: the link behind it is dead.
-fn forget_absent(ports: &Namespace, pins: &std::path::Path) {
+fn forget_absent(ports: &Namespace, pins: &Path) {
     let Ok(entries) = std::fs::read_dir(pins) else { return };
     for entry in entries.flatten() {
         let pin = entry.file_name().to_string_lossy().into_owned();

@@ -22,8 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::answers;
 use crate::counters::{Counter, WorkerCounters};
 use crate::datapath::{Datapath, PortError};
-use crate::devices::SocketLoan;
 use crate::machine::{boot_time_ms, cycles};
+use crate::port::af_xdp::LoanOptions;
 use crate::ports::POD_PORTS_MAX;
 use crate::worker::Poll;
 use crate::writer::ChangeError;
@@ -167,7 +167,7 @@ impl Service for DatapathService {
         request: Request<v1::LendSocketsRequest>,
     ) -> Answer<v1::LendSocketsReply> {
         let request = request.into_inner();
-        let loan = SocketLoan {
+        let loan = LoanOptions {
             namespace: request.namespace.into(),
             interface: request.interface,
             socket: request.socket.into(),

@@ -212,6 +212,9 @@ pub enum OpenError {
     /// Somebody listens there.
     #[error("somebody listens at `{}` already; end its owner", .0.display())]
     SocketTaken(PathBuf),
+    /// The path of a namespace has come to name another one.
+    #[error("`{}` is not the network namespace any more that it was", .0.display())]
+    OtherNamespace(PathBuf),
     /// The namespace of the interface.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),

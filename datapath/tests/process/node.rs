@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use seine_datapath::datapath::Datapath;
-use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
+use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use seine_datapath::frame::{Batch, FrameCache, Region};
+use seine_datapath::port::af_xdp::LoanOptions;
 use seine_datapath::port::memory::{self, MemoryOptions, MemoryWire};
 use seine_datapath::port::vhost_user::{self, Control, VhostUserOptions};
 use seine_datapath::port::{OpenError, Queue, QueueFault, QueueStats};
@@ -134,8 +135,12 @@ impl Devices for MemoryDevices {
         Ok(self.device(interface, [2, 0, 0, 0, 0xff, 1]))
     }
 
-    fn lend(&mut self, interface: &str, _: &SocketLoan) -> Result<(), DeviceError> {
+    fn lend(&mut self, interface: &str, _: &LoanOptions) -> Result<(), DeviceError> {
         Err(OpenError::NoSuchInterface(interface.to_owned()).into())
+    }
+
+    fn lends_at(&self, _: &str) -> Option<&Path> {
+        None
     }
 
     fn close_pod(&mut self, interface: &str) {

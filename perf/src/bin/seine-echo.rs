@@ -1,7 +1,9 @@
 //! `seine-echo`: a packet processor in a Pod, on AF_XDP sockets that were lent to it.
 //!
 //! An example, whole in one file: takes the loan at a unix socket, maps frame memory and rings, and
-//! sends every packet back to where it came from, without a copy. It needs no rights at all.
+//! sends every packet back to where it came from, without a copy. It needs no rights at all. The
+//! loan lasts as long as the connection, so when that ends (the datapath has restarted) it gives
+//! everything back and takes the next one.
 //!
 //! Each queue has a socket with four rings. Frames wait in `fill` for packets, come back in
 //! `receive` with one, go to `transmit` with the answer, and come back in `completion`.
@@ -38,9 +40,12 @@ struct Arguments {
     source: Option<std::net::Ipv4Addr>,
 }
 
+/// Between two attempts to take a loan.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// What the message says of the descriptors.
 #[derive(Debug, Deserialize)]
-struct Loan {
+struct Terms {
     frame_bytes: u64,
     queue_frames: u64,
     ring_entries: u32,
@@ -49,22 +54,37 @@ struct Loan {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let (loan, memory, sockets) = take(&arguments.socket)
-        .with_context(|| format!("taking the loan at {}", arguments.socket.display()))?;
-    let bytes = (u64::from(loan.queues) * loan.queue_frames * loan.frame_bytes) as usize;
-    let mut memory = Mapping::new(&memory, bytes, 0).context("mapping the frame memory")?;
-    let mut queues = Vec::new();
-    for (number, socket) in (0..).zip(sockets) {
-        queues.push(Queue::new(socket, &loan, number).context("mapping the rings")?);
+    let mut told = String::new();
+    loop {
+        match Loan::take(&arguments.socket) {
+            Ok(loan) => {
+                println!("ready: {:?}", loan.terms);
+                told.clear();
+                serve(loan, arguments.source);
+                println!("the loan has ended");
+            }
+            Err(error) => {
+                let reason =
+                    format!("taking the loan at {}: {error:#}", arguments.socket.display());
+                if reason != told {
+                    eprintln!("{reason}");
+                    told = reason;
+                }
+            }
+        }
+        std::thread::sleep(PAUSE);
     }
-    println!("ready: {loan:?}");
+}
+
+/// Answers until the loan ends.
+fn serve(mut loan: Loan, source: Option<std::net::Ipv4Addr>) {
     let (mut packets, mut told, mut since) = (0_u64, 0, Instant::now());
     loop {
-        let echoed: u64 =
-            queues.iter_mut().map(|queue| queue.echo(&mut memory, arguments.source)).sum();
+        let Loan { memory, queues, .. } = &mut loan;
+        let echoed: u64 = queues.iter_mut().map(|queue| queue.echo(memory, source)).sum();
         packets += echoed;
-        if echoed == 0 {
-            rest(&queues);
+        if echoed == 0 && !loan.rest() {
+            return;
         }
         if since.elapsed() >= Duration::from_secs(1) {
             if packets > told {
@@ -76,9 +96,42 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Takes the loan: one message with descriptors.
-fn take(path: &std::path::Path) -> anyhow::Result<(Loan, OwnedFd, Vec<OwnedFd>)> {
-    let stream = UnixStream::connect(path)?;
+/// What was lent, for as long as the connection lasts.
+struct Loan {
+    connection: UnixStream,
+    terms: Terms,
+    memory: Mapping,
+    queues: Vec<Queue>,
+}
+
+impl Loan {
+    fn take(path: &std::path::Path) -> anyhow::Result<Loan> {
+        let connection = UnixStream::connect(path)?;
+        let (terms, memory, sockets) = receive(&connection)?;
+        let bytes = (u64::from(terms.queues) * terms.queue_frames * terms.frame_bytes) as usize;
+        let memory = Mapping::new(&memory, bytes, 0).context("mapping the frame memory")?;
+        let mut queues = Vec::new();
+        for (number, socket) in (0..).zip(sockets) {
+            queues.push(Queue::new(socket, &terms, number).context("mapping the rings")?);
+        }
+        Ok(Loan { connection, terms, memory, queues })
+    }
+
+    /// Waits until a packet is there; `false` once the loan has ended.
+    fn rest(&self) -> bool {
+        let own = PollFd::new(self.connection.as_fd(), PollFlags::POLLIN);
+        let queues = self.queues.iter();
+        let queues = queues.map(|it| PollFd::new(it.socket.as_fd(), PollFlags::POLLIN));
+        let mut polled: Vec<PollFd<'_>> = std::iter::once(own).chain(queues).collect();
+        // A signal is a wake like any other.
+        let _ = poll(&mut polled, PollTimeout::from(100_u8));
+        // Nothing is said on it after the first message.
+        polled[0].revents().is_none_or(|events| events.is_empty())
+    }
+}
+
+/// One message with descriptors.
+fn receive(stream: &UnixStream) -> anyhow::Result<(Terms, OwnedFd, Vec<OwnedFd>)> {
     let mut words = [0; 1024];
     let mut parts = [IoSliceMut::new(&mut words)];
     let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
@@ -92,22 +145,16 @@ fn take(path: &std::path::Path) -> anyhow::Result<(Loan, OwnedFd, Vec<OwnedFd>)>
         }
     }
     let bytes = message.bytes;
-    let loan: Loan = serde_json::from_slice(&words[..bytes])?;
+    let words = &words[..bytes];
+    let terms: Terms = serde_json::from_slice(words)
+        .with_context(|| format!("it says `{}`", String::from_utf8_lossy(words)))?;
     let sockets = descriptors.split_off(1.min(descriptors.len()));
     let memory = descriptors.pop().context("no memory came")?;
-    anyhow::ensure!(sockets.len() == loan.queues as usize, "not one socket for each queue");
-    Ok((loan, memory, sockets))
+    anyhow::ensure!(sockets.len() == terms.queues as usize, "not one socket for each queue");
+    Ok((terms, memory, sockets))
 }
 
-/// Waits until a packet is there.
-fn rest(queues: &[Queue]) {
-    let mut polled: Vec<PollFd<'_>> =
-        queues.iter().map(|it| PollFd::new(it.socket.as_fd(), PollFlags::POLLIN)).collect();
-    // A signal is a wake like any other.
-    let _ = poll(&mut polled, PollTimeout::from(100_u8));
-}
-
-/// A mapping, unmapped never: the program ends with it.
+/// A mapping. A socket stays open for as long as its rings are mapped.
 struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
@@ -132,6 +179,13 @@ impl Mapping {
         assert!(start.checked_add(bytes).is_some_and(|end| end <= self.bytes), "outside of it");
         // SAFETY: within the mapping, and the frame is ours alone.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(start), bytes) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and what refers to it lives no longer than this value.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
@@ -205,7 +259,7 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(socket: OwnedFd, loan: &Loan, number: u64) -> io::Result<Queue> {
+    fn new(socket: OwnedFd, loan: &Terms, number: u64) -> io::Result<Queue> {
         let offsets = offsets(&socket)?;
         let entries = loan.ring_entries;
         let mut queue = Queue {

@@ -8,9 +8,10 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use seine_datapath::datapath::Datapath;
-use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice, SocketLoan};
+use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use seine_datapath::frame::{Batch, FrameCache, HEADROOM, Region};
 use seine_datapath::port::OpenError;
+use seine_datapath::port::af_xdp::LoanOptions;
 use seine_datapath::port::{Queue, QueueStats};
 use seine_datapath::service::DatapathService;
 use seine_datapath::worker::Poll;
@@ -176,8 +177,12 @@ impl Devices for Memory {
         Ok(open(interface, Mac([6, 0, 0, 1, high, low]), MTU, vec![packet; self.workers]))
     }
 
-    fn lend(&mut self, interface: &str, _: &SocketLoan) -> Result<(), DeviceError> {
+    fn lend(&mut self, interface: &str, _: &LoanOptions) -> Result<(), DeviceError> {
         Err(OpenError::NoSuchInterface(interface.to_owned()).into())
+    }
+
+    fn lends_at(&self, _: &str) -> Option<&Path> {
+        None
     }
 
     fn close_pod(&mut self, _: &str) {}

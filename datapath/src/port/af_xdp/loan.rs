@@ -7,14 +7,16 @@
 //!  Pod: memory, rings  <-- XDP on eth0 --  veth  -- XDP on our end -->  AfXdpQueue
 //! ```
 //!
-//! What the Pod sends by them comes out at our end like everything else that it sends. A kernel
-//! stack of the Pod gets what arrives while no loan is open. Why a Pod can do no more with the
-//! sockets than this is decision 0035.
+//! What the Pod sends by them comes out at our end like everything else that it sends. A loan lasts
+//! as long as its connection: each program gets sockets that no other has used, one program at a
+//! time, the next when the one before has gone. The Pod's kernel stack gets what arrives while
+//! nobody has any. Why a Pod can do no more with the sockets than this is decision 0035.
 
-use std::fs::File;
+mod sockets;
+
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,249 +24,213 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::bpf::{Link, Map, MapKind, MapShape, Program};
-use super::program;
-use super::socket::{Rings, bind, make_rings, open_socket, register};
+use self::sockets::{Frames, Lent, make};
+use super::socket::namespace_cookie;
 use crate::netns::Namespace;
-use crate::port::interface::Interface;
 use crate::port::open::OpenError;
 
-/// Bytes of a frame.
-const FRAME_BYTES: u32 = 2048;
+/// Between a loan and the next one, and after a connection that could not be accepted: whoever
+/// comes and goes all the time costs no more than this allows.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Frames of each queue, half of them for each direction, and entries of each ring.
-const QUEUE_FRAMES: u32 = 2048;
-const RING_ENTRIES: u32 = QUEUE_FRAMES / 2;
-
-/// Queues that one message can name descriptors of.
-const QUEUES_MAX: usize = 64;
-
-/// After a connection that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often sockets are made anew while the program before still has its own open, or the kernel
+/// is not done with them.
+const TRIES: u32 = 20;
 
 /// What to lend.
-#[derive(Clone, Copy, Debug)]
-pub struct LoanOptions<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoanOptions {
     /// The Pod's network namespace.
-    pub namespace: &'a Namespace,
+    pub namespace: PathBuf,
     /// Its end of the link.
-    pub interface: &'a str,
+    pub interface: String,
     /// Where the Pod takes the loan.
-    pub socket: &'a Path,
+    pub socket: PathBuf,
     /// Who may, besides root: user and group.
     pub owner: (u32, u32),
 }
 
-/// An open loan. It ends when it is dropped: the program comes off, so nothing arrives any more.
+/// An offer of loans. It ends when it is dropped, and what is lent then comes to its end: the
+/// program comes off, so nothing arrives any more.
 #[derive(Debug)]
 pub struct Loan {
-    shared: Arc<Shared>,
+    lender: Arc<Lender>,
     thread: Option<JoinHandle<()>>,
-    path: PathBuf,
-    _link: Link,
+    /// Device and inode of the unix socket.
+    file: (u64, u64),
 }
 
-/// What is handed over, and when to stop.
+/// The end of the offer that waits for programs.
 #[derive(Debug)]
-struct Shared {
-    memory: File,
-    // Memory is registered on this one, which carries no packet.
-    _anchor: OwnedFd,
-    sockets: Vec<OwnedFd>,
-    words: String,
+struct Lender {
+    options: LoanOptions,
+    /// The namespace's own, for a path may come to name another one.
+    cookie: u64,
+    frames: Frames,
     closing: AtomicBool,
     wanted: EventFd,
 }
 
 impl Loan {
-    /// Opens the sockets, and waits for the Pod on a thread of its own.
-    pub fn open(options: LoanOptions<'_>) -> Result<Loan, OpenError> {
-        let (shared, link) = options.namespace.run(|| lend(options.interface))??;
-        let refused = |source| OpenError::Socket { path: options.socket.to_owned(), source };
-        let listener = listen(options).map_err(refused)?;
-        let shared = Arc::new(shared);
-        let serving = Arc::clone(&shared);
+    /// Offers sockets, and waits for the Pod on a thread of its own.
+    pub fn open(options: LoanOptions) -> Result<Loan, OpenError> {
+        // No longer than it takes: it must not outlive its Pod for our sake.
+        let namespace = Namespace::at(&options.namespace)?;
+        let interface = options.interface.as_str();
+        let failed = |action| move |source| OpenError::kernel(action, "none", interface, source);
+        let (frames, cookie) = namespace.run(|| {
+            let cookie = namespace_cookie().map_err(failed("naming the network namespace"))?;
+            Frames::make(interface).map(|frames| (frames, cookie))
+        })??;
+        let refused = |source| OpenError::Socket { path: options.socket.clone(), source };
+        let wanted = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+            .map_err(|errno| failed("making an eventfd")(errno.into()))?;
+        let (listener, file) = listen(&options).map_err(refused)?;
+        let closing = AtomicBool::new(false);
+        let lender = Arc::new(Lender { cookie, frames, closing, wanted, options: options.clone() });
+        let serving = Arc::clone(&lender);
         let thread = std::thread::Builder::new()
             .name("loan".to_owned())
             .spawn(move || serving.serve(&listener))
             .map_err(refused)?;
-        let path = options.socket.to_owned();
-        Ok(Loan { shared, thread: Some(thread), path, _link: link })
+        Ok(Loan { lender, thread: Some(thread), file })
+    }
+
+    /// Whether this is that offer already, and programs can still find it.
+    pub fn is(&self, options: &LoanOptions) -> bool {
+        let found = std::fs::symlink_metadata(&options.socket);
+        self.lender.options == *options && found.is_ok_and(|it| (it.dev(), it.ino()) == self.file)
+    }
+
+    /// Where programs take it.
+    pub fn socket(&self) -> &Path {
+        &self.lender.options.socket
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Release);
-        let _ = self.shared.wanted.write(1);
+        self.lender.closing.store(true, Ordering::Release);
+        let _ = self.lender.wanted.write(1);
         if let Some(thread) = self.thread.take() {
             // It has nothing to panic about.
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(self.socket());
     }
 }
 
-impl Shared {
+impl Lender {
     fn serve(&self, listener: &UnixListener) {
         while !self.closing.load(Ordering::Acquire) {
-            let mut polled = [listener.as_fd(), self.wanted.as_fd()]
-                .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
-            // A signal is a wake like any other.
-            let _ = poll(&mut polled, PollTimeout::NONE);
+            self.wait(Some((listener.as_fd(), PollFlags::POLLIN)), PollTimeout::NONE);
             match listener.accept() {
-                Ok((stream, _)) => {
-                    if let Err(error) = self.hand_over(&stream) {
-                        tracing::warn!(%error, "a loan was not handed over");
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok((stream, _)) => self.lend_to(&stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 // No descriptor to spare, perhaps: who waits will wait a little longer.
-                Err(_) => std::thread::sleep(ACCEPT_PAUSE),
+                Err(_) => {}
             }
+            self.pause();
         }
     }
 
-    /// One message: what the descriptors are, and the descriptors.
-    fn hand_over(&self, stream: &UnixStream) -> io::Result<()> {
-        let mut descriptors: Vec<RawFd> = vec![self.memory.as_raw_fd()];
-        descriptors.extend(self.sockets.iter().map(AsRawFd::as_raw_fd));
-        let parts = [IoSlice::new(self.words.as_bytes())];
-        let control = [ControlMessage::ScmRights(&descriptors)];
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        sendmsg::<()>(stream.as_raw_fd(), &parts, &control, flags, None)?;
-        Ok(())
+    /// Lends to one program, until it goes.
+    fn lend_to(&self, stream: &UnixStream) {
+        let interface = &self.options.interface;
+        let Lent { sockets, words, link } = match self.make() {
+            Ok(Some(lent)) => lent,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(interface, %error, "no AF_XDP sockets can be lent");
+                let refusal = format!("{{\"version\":1,\"error\":{:?}}}", error.to_string());
+                let _ = send(stream, &refusal, &[]);
+                return;
+            }
+        };
+        let mut descriptors = vec![self.frames.file.as_raw_fd()];
+        descriptors.extend(sockets.iter().map(AsRawFd::as_raw_fd));
+        if let Err(error) = send(stream, &words, &descriptors) {
+            tracing::warn!(interface, %error, "a loan was not handed over");
+            return;
+        }
+        // From here on they are the program's: where it closes them, they are gone.
+        drop(sockets);
+        // What it may write is never read. No event but its end is waited for.
+        self.wait(Some((stream.as_fd(), PollFlags::empty())), PollTimeout::NONE);
+        drop(link);
+        self.frames.empty();
+    }
+
+    /// Makes what is lent; nothing when the offer has ended meanwhile.
+    fn make(&self) -> Result<Option<Lent>, OpenError> {
+        let Lender { options, cookie, frames, .. } = self;
+        let in_namespace = || {
+            let failed = |source| {
+                OpenError::kernel("naming the namespace", "none", &options.interface, source)
+            };
+            if namespace_cookie().map_err(failed)? != *cookie {
+                return Err(OpenError::OtherNamespace(options.namespace.clone()));
+            }
+            make(&options.interface, frames)
+        };
+        for tries in 1.. {
+            if self.closing.load(Ordering::Acquire) {
+                break;
+            }
+            match Namespace::at(&options.namespace)?.run(in_namespace)? {
+                Err(OpenError::QueueTaken { .. } | OpenError::ProgramTaken { .. })
+                    if tries < TRIES =>
+                {
+                    self.pause();
+                }
+                other => return other.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    fn pause(&self) {
+        self.wait(None, PollTimeout::try_from(PAUSE).unwrap_or(PollTimeout::ZERO));
+    }
+
+    /// Waits for an event, the end of the offer or the end of the time.
+    fn wait(&self, event: Option<(BorrowedFd<'_>, PollFlags)>, time: PollTimeout) {
+        let end = (self.wanted.as_fd(), PollFlags::POLLIN);
+        let mut polled: Vec<PollFd<'_>> =
+            event.into_iter().chain([end]).map(|(it, flags)| PollFd::new(it, flags)).collect();
+        // A signal ends no wait.
+        while poll(&mut polled, time) == Err(nix::Error::EINTR) {}
     }
 }
 
-/// Listens with a socket that only its owner may connect to from the moment it has its name.
-fn listen(options: LoanOptions<'_>) -> io::Result<UnixListener> {
+/// One message: what the descriptors are, and the descriptors.
+fn send(stream: &UnixStream, words: &str, descriptors: &[RawFd]) -> io::Result<()> {
+    let parts = [IoSlice::new(words.as_bytes())];
+    let control = [ControlMessage::ScmRights(descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &control };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(stream.as_raw_fd(), &parts, control, flags, None)?;
+    Ok(())
+}
+
+/// Listens with a socket that only its owner may connect to from the moment it has its name. Says
+/// which file it is.
+fn listen(options: &LoanOptions) -> io::Result<(UnixListener, (u64, u64))> {
     let mut fresh = options.socket.as_os_str().to_owned();
     fresh.push(".new");
     let fresh = PathBuf::from(fresh);
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh)?;
     let (user, group) = options.owner;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
-    chown(&fresh, Some(user), Some(group))?;
-    std::fs::rename(&fresh, options.socket)?;
+    let mode = if options.owner == (0, 0) { 0o600 } else { 0o660 };
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode))?;
+    lchown(&fresh, Some(user), Some(group))?;
+    let facts = std::fs::symlink_metadata(&fresh)?;
+    std::fs::rename(&fresh, &options.socket)?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// Opens everything, in the calling thread's namespace: the Pod's.
-fn lend(interface: &str) -> Result<(Shared, Link), OpenError> {
-    let interface = Interface::read(interface)?;
-    let name = interface.name.as_str();
-    let failed = |action| move |source| OpenError::kernel(action, "CAP_NET_RAW", name, source);
-    let queues = interface.queues;
-    if queues > QUEUES_MAX {
-        let interface = interface.name;
-        return Err(OpenError::TooManyQueues { interface, have: queues, want: QUEUES_MAX });
-    }
-    let bytes = queues * (QUEUE_FRAMES * FRAME_BYTES) as usize;
-    let memory = frame_memory(bytes).map_err(failed("making the Pod's frame memory"))?;
-    let anchor = anchor(&memory, bytes)?;
-    let sockets: Result<Vec<OwnedFd>, OpenError> =
-        (0..queues as u32).map(|queue| socket(&interface, queue, anchor.as_fd())).collect();
-    let (sockets, link) = (sockets?, attach(&interface)?);
-    connect(&link.1, &sockets).map_err(failed("connecting the Pod's sockets"))?;
-    let words = format!(
-        "{{\"version\":1,\"frame_bytes\":{FRAME_BYTES},\"queue_frames\":{QUEUE_FRAMES},\
-         \"ring_entries\":{RING_ENTRIES},\"queues\":{queues},\"mtu\":{}}}",
-        interface.mtu
-    );
-    let wanted = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-        .map_err(|errno| failed("making an eventfd")(errno.into()))?;
-    let closing = AtomicBool::new(false);
-    let shared = Shared { memory, _anchor: anchor, sockets, words, closing, wanted };
-    Ok((shared, link.0))
-}
-
-/// A file in memory that keeps its size. A hole that its holder punches is the holder's own loss:
-/// the kernel goes on with the pages that were registered.
-fn frame_memory(bytes: usize) -> io::Result<File> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let file = File::from(memfd_create(c"seine-loan", flags)?);
-    file.set_len(bytes as u64)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file)
-}
-
-/// Registers the memory on a socket of the Pod's loopback. Mapped for as long as that takes.
-fn anchor(memory: &File, bytes: usize) -> Result<OwnedFd, OpenError> {
-    const LOOPBACK: &str = "lo";
-    let failed = |action| move |source| OpenError::kernel(action, "CAP_NET_RAW", LOOPBACK, source);
-    let socket = open_socket().map_err(failed("opening an AF_XDP socket"))?;
-    // SAFETY: a new mapping at a place of the kernel's choice, of a file that cannot shrink.
-    let address = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-            memory.as_raw_fd(),
-            0,
-        )
-    };
-    if address == libc::MAP_FAILED {
-        return Err(failed("mapping the Pod's frame memory")(io::Error::last_os_error()));
-    }
-    let registered = register(socket.as_fd(), address as u64, bytes as u64, FRAME_BYTES);
-    // SAFETY: the mapping made above, which nothing refers to: the kernel holds its pages.
-    unsafe { libc::munmap(address, bytes) };
-    registered.map_err(|source| OpenError::FrameMemory { bytes, source })?;
-    make_rings(socket.as_fd(), Rings::Anchor, 1).map_err(failed("making the anchor's rings"))?;
-    let flags = libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP;
-    bind(socket.as_fd(), LOOPBACK, 1, 0, flags, 0)?;
-    Ok(socket)
-}
-
-fn socket(interface: &Interface, queue: u32, anchor: BorrowedFd<'_>) -> Result<OwnedFd, OpenError> {
-    let name = interface.name.as_str();
-    let failed = |action| move |source| OpenError::kernel(action, "CAP_NET_RAW", name, source);
-    let socket = open_socket().map_err(failed("opening an AF_XDP socket"))?;
-    make_rings(socket.as_fd(), Rings::Queue, RING_ENTRIES).map_err(failed("making the rings"))?;
-    let shared = anchor.as_raw_fd() as u32;
-    bind(socket.as_fd(), name, interface.index, queue, libc::XDP_SHARED_UMEM, shared)?;
-    Ok(socket)
-}
-
-/// Attaches a program that hands a queue's frames to its socket. Not pinned: it goes with us, and
-/// the Pod's kernel has its interface back.
-fn attach(interface: &Interface) -> Result<(Link, Map), OpenError> {
-    const RIGHTS: &str = "CAP_BPF together with CAP_NET_ADMIN";
-    let name = interface.name.as_str();
-    let failed = |action| move |source| OpenError::kernel(action, RIGHTS, name, source);
-    let shape = MapShape {
-        kind: MapKind::Sockets,
-        key_bytes: 4,
-        value_bytes: 4,
-        entries_max: QUEUES_MAX as u32,
-    };
-    let sockets = Map::create("sockets", shape).map_err(failed("making the socket map"))?;
-    let program = Program::load("seine_loan", &program::loan(&sockets), true)
-        .map_err(|refusal| failed("loading an XDP program")(refusal.source))?;
-    let link =
-        Link::create(&program, interface.index).map_err(|source| match source.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => {
-                OpenError::ProgramTaken { interface: interface.name.clone() }
-            }
-            _ => failed("attaching an XDP program")(source),
-        })?;
-    Ok((link, sockets))
-}
-
-fn connect(map: &Map, sockets: &[OwnedFd]) -> io::Result<()> {
-    for (queue, socket) in (0_u32..).zip(sockets) {
-        map.update(&queue, &(socket.as_raw_fd() as u32))?;
-    }
-    Ok(())
+    Ok((listener, (facts.dev(), facts.ino())))
 }

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -255,7 +256,25 @@ fn ring_offsets(socket: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
     Ok(offsets)
 }
 
-pub(super) fn bind(
+/// Binds, waiting for a queue whose last owner has just gone.
+fn bind(
+    socket: BorrowedFd<'_>,
+    interface: &str,
+    index: u32,
+    queue: u32,
+    flags: u16,
+    shared: u32,
+) -> Result<(), OpenError> {
+    for _ in 1..BIND_TRIES {
+        match bind_once(socket, interface, index, queue, flags, shared) {
+            Err(OpenError::QueueTaken { .. }) => std::thread::sleep(BIND_PAUSE),
+            other => return other,
+        }
+    }
+    bind_once(socket, interface, index, queue, flags, shared)
+}
+
+pub(super) fn bind_once(
     socket: BorrowedFd<'_>,
     interface: &str,
     index: u32,
@@ -270,33 +289,31 @@ pub(super) fn bind(
         sxdp_queue_id: queue,
         sxdp_shared_umem_fd: shared,
     };
-    let mut tries = 0;
-    loop {
-        // SAFETY: the address lives across the call and its true size is given.
-        let answer = unsafe {
-            libc::bind(
-                socket.as_raw_fd(),
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
-            )
-        };
-        if answer == 0 {
-            return Ok(());
-        }
-        let source = io::Error::last_os_error();
-        tries += 1;
-        match source.raw_os_error() {
-            Some(libc::EBUSY) if tries < BIND_TRIES => std::thread::sleep(BIND_PAUSE),
-            Some(libc::EBUSY) => {
-                return Err(OpenError::QueueTaken { interface: interface.to_owned(), queue });
-            }
-            Some(libc::ENODEV) => return Err(OpenError::NoSuchInterface(interface.to_owned())),
-            _ => {
-                let action = "binding an AF_XDP socket";
-                return Err(OpenError::kernel(action, "CAP_NET_RAW", interface, source));
-            }
-        }
+    // SAFETY: the address lives across the call and its true size is given.
+    let answer = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
+        )
+    };
+    if answer == 0 {
+        return Ok(());
     }
+    let source = io::Error::last_os_error();
+    match source.raw_os_error() {
+        Some(libc::EBUSY) => Err(OpenError::QueueTaken { interface: interface.to_owned(), queue }),
+        Some(libc::ENODEV) => Err(OpenError::NoSuchInterface(interface.to_owned())),
+        _ => Err(OpenError::kernel("binding an AF_XDP socket", "CAP_NET_RAW", interface, source)),
+    }
+}
+
+/// The calling thread's network namespace by a number that no other one ever has.
+pub(super) fn namespace_cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    read_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut cookie)?;
+    Ok(cookie)
 }
 
 /// `V` is the type that the option is defined with.
