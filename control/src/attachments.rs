@@ -10,6 +10,7 @@
 //! writes it; a write that is under way lets further changes collect, so fifty parallel ADDs cost
 //! a few writes, not fifty.
 
+mod device;
 mod file;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::{LeaseError, Pool, RangeError};
-use crate::model::{Mac, PodName, SenderPermit, SocketMode};
+use crate::model::{Mac, PodName, SenderPermit};
+pub use device::{Device, LentSockets, VhostUser};
 use file::Writer;
 
 /// Names an attachment: one interface of one container.
@@ -37,32 +39,6 @@ impl std::fmt::Display for AttachmentKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} of container {}", self.interface, self.container_id)
     }
-}
-
-/// What a Pod's port is on.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Device {
-    /// A pair of interfaces, one of them in the Pod.
-    #[default]
-    Veth,
-    /// A driver in user space.
-    VhostUser(VhostUser),
-}
-
-/// A driver in user space, and where it is met.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VhostUser {
-    /// The unix socket.
-    pub socket: PathBuf,
-    /// Who listens at it.
-    pub mode: SocketMode,
-    /// Pairs of rings that the driver may have.
-    pub queues: u32,
-    /// Whose the socket is.
-    pub user: u32,
-    /// And of which group.
-    pub group: u32,
 }
 
 /// One interface of one container, with all that was made for it.
@@ -109,8 +85,30 @@ impl Attachment {
     /// Its driver in user space, if it has one.
     pub fn vhost_user(&self) -> Option<&VhostUser> {
         match &self.device {
-            Device::Veth => None,
+            Device::Veth | Device::AfXdp(_) => None,
             Device::VhostUser(guest) => Some(guest),
+        }
+    }
+
+    /// The sockets that it is lent, if it is.
+    pub fn lent_sockets(&self) -> Option<&LentSockets> {
+        match &self.device {
+            Device::Veth | Device::VhostUser(_) => None,
+            Device::AfXdp(lent) => Some(lent),
+        }
+    }
+
+    /// Whether it has an interface of the kernel.
+    pub fn has_link(&self) -> bool {
+        self.vhost_user().is_none()
+    }
+
+    /// The unix socket in its folder, if it has one.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.device {
+            Device::Veth => None,
+            Device::AfXdp(lent) => Some(&lent.socket),
+            Device::VhostUser(guest) => Some(&guest.socket),
         }
     }
 }

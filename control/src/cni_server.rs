@@ -200,10 +200,7 @@ fn result(attached: &Attached) -> v1::Attachment {
         mac: attachment.mac.to_string(),
         mtu: attachment.mtu,
         sandbox: attachment.netns.display().to_string(),
-        socket_path: attachment
-            .vhost_user()
-            .map(|guest| guest.socket.display().to_string())
-            .unwrap_or_default(),
+        socket_path: attachment.socket().map(|it| it.display().to_string()).unwrap_or_default(),
     };
     let host = v1::Interface {
         name: attachment.port.clone(),
@@ -211,9 +208,9 @@ fn result(attached: &Attached) -> v1::Attachment {
         mtu: attachment.mtu,
         ..v1::Interface::default()
     };
-    // A Pod with a socket has no host end, and nobody has made a route in it: each address tells
-    // its gateway.
-    let has_link = attachment.vhost_user().is_none();
+    // A Pod without an interface has no host end, and nobody has made a route in it: each address
+    // tells its gateway.
+    let has_link = attachment.has_link();
     let interfaces = if has_link { vec![host, container] } else { vec![container] };
     let own = interfaces.len() as u32 - 1;
     let ips = attached.addresses.iter().map(|address| v1::Ip {

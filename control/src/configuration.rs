@@ -48,7 +48,7 @@ pub struct Configuration {
     /// How Services are reached.
     #[serde(rename = "antreaProxy")]
     pub antrea_proxy: AntreaProxy,
-    /// Where Pods meet their vhost-user ports.
+    /// Where Pods meet their drivers in user space.
     #[serde(rename = "vhostUser")]
     pub vhost_user: VhostUserSettings,
     /// Which Pods may ask to send beyond their own addresses.
@@ -56,7 +56,7 @@ pub struct Configuration {
     pub sender_permits: Vec<Permission>,
 }
 
-/// Where Pods meet their vhost-user ports, and who may.
+/// Where Pods meet their vhost-user ports and take AF_XDP sockets, and who may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct VhostUserSettings {
@@ -191,9 +191,11 @@ maxBackups = 3
 nodePortAddresses = []
 
 # Pods with the annotation `port.seine.io/kind: vhost-user` have a socket in place of an interface:
-# <socketDir>/<UID of the Pod>/<interface>/vhost.sock. The folder is the agent's own, in /run, for
-# sockets do not outlive the machine; a socket's path has at most 100 bytes. Who may use the
-# sockets, beside root: a user and a group by number, such as those of QEMU or of the Pod.
+# <socketDir>/<UID of the Pod>/<interface>/vhost.sock. With `af-xdp` they have an interface, and an
+# unprivileged program takes AF_XDP sockets on it at xdp.sock in the same place. The folder is the
+# agent's own, in /run, for sockets do not outlive the machine; a socket's path has at most 100
+# bytes. Who may use the sockets, beside root: a user and a group by number, such as those of QEMU
+# or of the Pod.
 [vhostUser]
 socketDir = "/run/seine/pods"
 user = 0

@@ -10,6 +10,7 @@
 //! which has no ports.
 
 mod apply;
+mod calls;
 mod desired;
 mod transaction;
 
@@ -26,11 +27,9 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::compile::Difference;
+use calls::{close_port, lend_sockets, open_port, timed};
 use desired::Desired;
 
-/// A datapath that does not answer within this is taken for dead, and the session starts again.
-/// Publishing takes milliseconds; seconds mean a stuck worker.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes that may wait for the transaction under way: every Pod of a full node, several times.
 const CHANGES_MAX: usize = 1024;
 /// The first and the longest pause between attempts to connect. Short, because Pods have no
@@ -148,8 +147,13 @@ impl Session {
     }
 
     /// Adds to what is desired, without sending it: what was attached before the agent started.
-    pub fn desire(&self, endpoint: v1::Object, port: v1::OpenPortRequest) {
-        self.desired().add(endpoint, port);
+    pub fn desire(
+        &self,
+        endpoint: v1::Object,
+        port: v1::OpenPortRequest,
+        loan: Option<v1::LendSocketsRequest>,
+    ) {
+        self.desired().add(endpoint, port, loan);
     }
 
     /// Replaces the desired objects of some kinds, without sending them. Returns what that changed,
@@ -194,9 +198,19 @@ impl Session {
         open_port(self.connection()?, port).await
     }
 
+    /// Lends sockets on an open port, now and after every reconnection, as long as it is open.
+    pub async fn lend_sockets(&self, loan: v1::LendSocketsRequest) -> Result<(), SessionError> {
+        self.desired().loans.insert(loan.name.clone(), loan.clone());
+        lend_sockets(self.connection()?, loan).await
+    }
+
     /// Closes a port, now and for good.
     pub async fn close_port(&self, name: &str) -> Result<(), SessionError> {
-        self.desired().ports.remove(name);
+        {
+            let mut desired = self.desired();
+            desired.ports.remove(name);
+            desired.loans.remove(name);
+        }
         close_port(self.connection()?, name).await
     }
 
@@ -277,16 +291,7 @@ impl Session {
     }
 
     async fn synchronise(&self, connected: &mut Connected) -> Result<(), SessionError> {
-        let ports = self.desired().ports.clone();
-        for (name, port) in ports {
-            // One lost port must not keep the others from coming back.
-            if let Err(error) = open_port(connected.connection.clone(), port).await {
-                if matches!(error, SessionError::Away(_)) {
-                    return Err(error);
-                }
-                warn!(port = name, "a recorded port did not open: {error}");
-            }
-        }
+        self.open_ports(connected).await?;
         loop {
             let version = self.desired().version();
             let reply = self.apply_all(connected).await?;
@@ -306,6 +311,27 @@ impl Session {
                 return Ok(());
             }
         }
+    }
+
+    async fn open_ports(&self, connected: &Connected) -> Result<(), SessionError> {
+        let (ports, mut loans) = {
+            let desired = self.desired();
+            (desired.ports.clone(), desired.loans.clone())
+        };
+        for (name, port) in ports {
+            let connection = &connected.connection;
+            let mut done = open_port(connection.clone(), port).await.map(|_| ());
+            if let (Ok(()), Some(loan)) = (&done, loans.remove(&name)) {
+                done = lend_sockets(connection.clone(), loan).await;
+            }
+            match done {
+                Err(error @ SessionError::Away(_)) => return Err(error),
+                // One lost port must not keep the others from coming back.
+                Err(error) => warn!(port = name, "a recorded port did not come back: {error}"),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Closes Pod ports that nobody desires: their Pods went while the agent was away.
@@ -358,52 +384,5 @@ fn lost(error: &SessionError) -> bool {
         SessionError::Away(_) => true,
         SessionError::Refused { code, .. } => *code == tonic::Code::FailedPrecondition,
         SessionError::Busy => false,
-    }
-}
-
-async fn open_port(
-    mut connection: Connection,
-    port: v1::OpenPortRequest,
-) -> Result<v1::Port, SessionError> {
-    let action = format!("open the port {}", port.name);
-    let request = v1::OpenPortRequest { session: connection.session, ..port };
-    timed(&action, connection.client.open_port(request)).await
-}
-
-async fn close_port(mut connection: Connection, name: &str) -> Result<(), SessionError> {
-    let request = v1::ClosePortRequest { session: connection.session, name: name.into() };
-    timed(&format!("close the port {name}"), connection.client.close_port(request))
-        .await
-        .map(|_| ())
-}
-
-/// Waits for an answer, but not for ever, and tells refusals from a datapath that is gone.
-async fn timed<T>(
-    action: &str,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, SessionError> {
-    timed_within(CALL_TIMEOUT, action, call).await
-}
-
-async fn timed_within<T>(
-    limit: Duration,
-    action: &str,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, SessionError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => match status.code() {
-            tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown => {
-                Err(SessionError::Away(format!("cannot {action}: {}", status.message())))
-            }
-            code => Err(SessionError::Refused {
-                action: action.into(),
-                message: status.message().into(),
-                code,
-            }),
-        },
-        Err(_) => {
-            Err(SessionError::Away(format!("no answer within {} s to: {action}", limit.as_secs())))
-        }
     }
 }

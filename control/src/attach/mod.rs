@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::attachments::{Attachment, AttachmentKey, Attachments};
-use crate::compile::{LocalNode, port};
+use crate::compile::{LocalNode, loan, port};
 use crate::configuration::{Configuration, VhostUserSettings};
 use crate::datapath_session::{Session, SessionError, SessionState};
 use crate::model::{Mac, Permission, PodName};
@@ -165,18 +165,15 @@ impl Attacher {
         let pod = self.pod_namespace(&request.netns)?;
         let expected = expected.with(&attachment);
         let facts = self.ready()?;
-        match attachment.vhost_user() {
-            Some(guest) => {
-                expected.compare_record(&attachment)?;
-                socket_folder::compare(guest)?;
-            }
-            None => {
-                let interface = request.key.interface.clone();
-                pod.run(move || pod_link::compare(&interface, &expected)).await??;
-                let port = attachment.port.clone();
-                facts.ports.run(move || pod_link::compare_host_end(&port)).await??;
-            }
+        if attachment.has_link() {
+            let interface = request.key.interface.clone();
+            pod.run(move || pod_link::compare(&interface, &expected)).await??;
+            let port = attachment.port.clone();
+            facts.ports.run(move || pod_link::compare_host_end(&port)).await??;
+        } else {
+            expected.compare_record(&attachment)?;
         }
+        socket_folder::compare(&attachment)?;
         let ports = self.session.list_ports().await?;
         let open = ports.iter().find(|port| port.name == attachment.port);
         match open {
@@ -188,7 +185,12 @@ impl Attacher {
             Some(port) if attachment.vhost_user().is_some() && !port.fault.is_empty() => {
                 Err(AttachError::Differs(format!("the port {} is down: {}", port.name, port.fault)))
             }
-            Some(_) => Ok(()),
+            Some(port) => match attachment.lent_sockets() {
+                Some(lent) if port.lends_at != lent.socket.to_string_lossy() => {
+                    Err(AttachError::Differs(format!("the port {} lends no sockets", port.name)))
+                }
+                _ => Ok(()),
+            },
         }
     }
 
@@ -227,7 +229,7 @@ impl Attacher {
         pod: &Namespace,
     ) -> Result<bool, AttachError> {
         if let Some(guest) = attachment.vhost_user() {
-            return Ok(socket_folder::exists(guest));
+            return Ok(socket_folder::exists(&guest.socket));
         }
         let interface = attachment.key.interface.clone();
         Ok(pod.run(move || pod_link::exists(&interface)).await??)
@@ -251,16 +253,18 @@ impl Attacher {
         // packets with the address pass, waits for it.
         let start = Instant::now();
         let made = async {
-            let host_mac = match attachment.vhost_user() {
-                None => self.make_link(attachment, facts, pod, &addresses).await?,
-                Some(guest) => {
-                    socket_folder::make(attachment, guest, &addresses)?;
-                    pod.run(pod_link::raise_loopback).await??;
-                    None
-                }
+            socket_folder::make(attachment, &addresses)?;
+            let host_mac = if attachment.has_link() {
+                self.make_link(attachment, facts, pod, &addresses).await?
+            } else {
+                pod.run(pod_link::raise_loopback).await??;
+                None
             };
             let link_time = start.elapsed();
             self.session.open_port(port(attachment)).await?;
+            if let Some(loan) = loan(attachment) {
+                self.session.lend_sockets(loan).await?;
+            }
             Ok::<_, AttachError>((host_mac, link_time, start.elapsed()))
         };
         let recorded = async {
@@ -299,9 +303,11 @@ impl Attacher {
     async fn detach(&self, attachment: &Attachment) -> Result<(), AttachError> {
         let forgotten = self.tables.detach(attachment).await;
         let closed = self.session.close_port(&attachment.port).await;
-        match attachment.vhost_user() {
-            None => self.delete_link(&attachment.port).await?,
-            Some(guest) => socket_folder::remove(guest)?,
+        if attachment.has_link() {
+            self.delete_link(&attachment.port).await?;
+        }
+        if let Some(socket) = attachment.socket() {
+            socket_folder::remove(socket)?;
         }
         match forgotten.and(closed) {
             Ok(()) => self.attachments.remove(&attachment.key),

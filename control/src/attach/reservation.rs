@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use tracing::warn;
 
 use super::{AttachError, Attacher, Facts, Request, pod_link, socket_folder};
-use crate::attachments::{Attachment, AttachmentKey, Device, VhostUser};
+use crate::attachments::{Attachment, AttachmentKey, Device, LentSockets, VhostUser};
 use crate::configuration::VhostUserSettings;
 use crate::model::{Mac, PortKind, PortLimits, PortRequest};
 
@@ -22,7 +22,7 @@ impl Attacher {
             return Ok(PortRequest::default());
         };
         let has_ipv6 = facts.local.pod_cidrs.iter().any(|range| range.addr().is_ipv6());
-        let limits = PortLimits { mtu_max: facts.mtu_max, has_ipv6 };
+        let limits = PortLimits { mtu_max: facts.mtu_max, has_ipv6, link_queues: facts.queues };
         let wish = PortRequest::read(&pod.port_annotations, limits)?;
         wish.permit.check(&name.namespace, &self.permissions)?;
         Ok(wish)
@@ -35,7 +35,7 @@ impl Attacher {
         wish: &PortRequest,
     ) -> Result<Attachment, AttachError> {
         let port = port_name(&request.key);
-        let device = self.device(request, &port, wish)?;
+        let device = self.device(request, facts, &port, wish)?;
         if self.attachments.any(|attachment| attachment.port == port) {
             return Err(AttachError::NameTaken(port));
         }
@@ -61,7 +61,7 @@ impl Attacher {
             permit: wish.permit.clone(),
             mac: Mac::of_pod(addresses.first().map_or([0; 4].into(), IpNet::addr)),
             addresses,
-            mtu: wish.mtu.unwrap_or(facts.local.tunnel_mtu),
+            mtu: wish.mtu(facts.local.tunnel_mtu),
             detaching: false,
         })?)
     }
@@ -69,19 +69,33 @@ impl Attacher {
     fn device(
         &self,
         request: &Request,
+        facts: &Facts,
         port: &str,
         wish: &PortRequest,
     ) -> Result<Device, AttachError> {
-        let PortKind::VhostUser { mode, queues } = wish.kind else { return Ok(Device::Veth) };
+        let name = match wish.kind {
+            PortKind::Veth => return Ok(Device::Veth),
+            PortKind::AfXdp => socket_folder::LENT,
+            PortKind::VhostUser { .. } => socket_folder::VHOST_USER,
+        };
         // The Pod knows its UID; where nobody tells it, the port's name is as unique.
         let folder = if request.pod_uid.is_empty() { port } else { &request.pod_uid };
-        let socket = socket_folder::socket(&self.vhost_user, folder, &request.key.interface)?;
-        let has = |it: &Attachment| it.vhost_user().is_some_and(|guest| guest.socket == socket);
+        let interface = &request.key.interface;
+        let socket = socket_folder::socket(&self.vhost_user, folder, interface, name)?;
+        // The folder is for one attachment, whatever its socket.
+        let has = |it: &Attachment| it.socket().is_some_and(|own| own.parent() == socket.parent());
         if self.attachments.any(has) {
             return Err(AttachError::SocketTaken(socket));
         }
         let VhostUserSettings { user, group, .. } = self.vhost_user;
-        Ok(Device::VhostUser(VhostUser { socket, mode, queues, user, group }))
+        Ok(match wish.kind {
+            PortKind::VhostUser { mode, queues } => {
+                Device::VhostUser(VhostUser { socket, mode, queues, user, group })
+            }
+            PortKind::Veth | PortKind::AfXdp => {
+                Device::AfXdp(LentSockets { socket, queues: facts.queues, user, group })
+            }
+        })
     }
 }
 

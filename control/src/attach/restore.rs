@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{AttachError, Attacher, pod_link, socket_folder};
 use crate::attachments::Attachment;
-use crate::compile::{endpoint, port};
+use crate::compile::{endpoint, loan, port};
 use crate::model::SenderPermit;
 use crate::namespace::Namespace;
 
@@ -38,12 +38,13 @@ impl Attacher {
             let is_there = match attachment.vhost_user() {
                 None => links.contains(&attachment.port),
                 Some(guest) => {
-                    socket_folder::exists(guest) && Namespace::open(&attachment.netns).is_ok()
+                    socket_folder::exists(&guest.socket)
+                        && Namespace::open(&attachment.netns).is_ok()
                 }
             };
             let attachment = self.permitted(attachment);
             if is_there {
-                self.session.desire(endpoint(&attachment), port(&attachment));
+                self.session.desire(endpoint(&attachment), port(&attachment), loan(&attachment));
                 self.tables.restore(&attachment);
             } else {
                 info!(key = %attachment.key, endpoint = attachment.endpoint,
@@ -84,7 +85,7 @@ impl Attacher {
     fn sweep_folders(&self) {
         let attachments = self.attachments.list();
         let sockets: BTreeSet<PathBuf> =
-            attachments.iter().filter_map(|it| Some(it.vhost_user()?.socket.clone())).collect();
+            attachments.iter().filter_map(|it| Some(it.socket()?.to_owned())).collect();
         match socket_folder::sweep(&self.vhost_user.socket_dir, &sockets) {
             Ok(swept) => swept.iter().for_each(|socket| {
                 info!(socket = %socket.display(), "deleted a socket's folder without attachment");

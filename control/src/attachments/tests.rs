@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use super::*;
+use crate::model::SocketMode;
 
 fn describe(container: &str) -> impl FnOnce(Vec<IpNet>) -> Attachment {
     let container_id = container.to_owned();
@@ -147,4 +148,22 @@ async fn a_driver_in_user_space_is_recorded_with_its_socket() {
     let attachments = Attachments::open(folder.path()).unwrap();
     let [read] = attachments.list().try_into().unwrap();
     assert_eq!((read.vhost_user(), read.interface_index), (Some(&guest), 3));
+}
+
+#[tokio::test]
+async fn lent_sockets_are_recorded_with_where_they_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = "/run/seine/pods/x/eth0/xdp.sock".into();
+    let lent = LentSockets { socket, queues: 2, user: 107, group: 108 };
+    {
+        let attachments = Attachments::open(folder.path()).unwrap();
+        attachments.set_ranges(&ranges(&["10.0.0.0/24"])).unwrap();
+        let device = Device::AfXdp(lent.clone());
+        let describe = |addresses| Attachment { device, ..describe("a")(addresses) };
+        attachments.reserve(describe).unwrap();
+        attachments.persist().await.unwrap();
+    }
+    let attachments = Attachments::open(folder.path()).unwrap();
+    let [read] = attachments.list().try_into().unwrap();
+    assert_eq!((read.lent_sockets(), read.has_link()), (Some(&lent), true));
 }

@@ -28,7 +28,7 @@ pub use difference::{Changes, Difference, ObjectKey, Objects, difference, identi
 pub use inhabitants::Attached;
 pub use network_policy::policies;
 pub use node::{LocalNode, NodeError, NodeNetwork, PeerNode, Underlay, node_network};
-pub use pod_connectivity::{endpoint, port};
+pub use pod_connectivity::{endpoint, loan, port};
 pub use service::services;
 
 /// Objects of the datapath, and what could not become one.

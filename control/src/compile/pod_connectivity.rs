@@ -32,7 +32,7 @@ fn allowed_address(allowed: &AllowedAddress) -> v1::AllowedAddress {
 pub fn port(attachment: &Attachment) -> v1::OpenPortRequest {
     let name = attachment.port.clone();
     let (interface, vhost_user) = match &attachment.device {
-        Device::Veth => (name.clone(), None),
+        Device::Veth | Device::AfXdp(_) => (name.clone(), None),
         Device::VhostUser(guest) => {
             let mode = match guest.mode {
                 SocketMode::Server => v1::vhost_user::Mode::Server,
@@ -50,4 +50,18 @@ pub fn port(attachment: &Attachment) -> v1::OpenPortRequest {
         }
     };
     v1::OpenPortRequest { session: 0, name, interface, vhost_user }
+}
+
+/// How an attachment's sockets are lent, if they are; the session is filled in by who asks.
+pub fn loan(attachment: &Attachment) -> Option<v1::LendSocketsRequest> {
+    let lent = attachment.lent_sockets()?;
+    Some(v1::LendSocketsRequest {
+        session: 0,
+        name: attachment.port.clone(),
+        namespace: attachment.netns.display().to_string(),
+        interface: attachment.key.interface.clone(),
+        socket: lent.socket.display().to_string(),
+        socket_user: lent.user,
+        socket_group: lent.group,
+    })
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use seine_datapath_api::v1;
 use tracing::error;
 
+use super::calls::{CALL_TIMEOUT, timed_within};
 use super::transaction::parts;
-use super::{CALL_TIMEOUT, Change, Connected, Session, SessionError, lost, timed_within};
+use super::{Change, Connected, Session, SessionError, lost};
 use crate::compile::{Changes, Difference, ObjectKey};
 
 /// Objects for which a call may take a second longer: a node's first synchronisation names hundreds

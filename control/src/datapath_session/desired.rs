@@ -16,6 +16,8 @@ pub(super) struct Desired {
     objects: Objects,
     /// By name; how each is opened.
     pub(super) ports: BTreeMap<String, v1::OpenPortRequest>,
+    /// By the name of their port; which sockets are lent on it.
+    pub(super) loans: BTreeMap<String, v1::LendSocketsRequest>,
     /// Rises with every change that somebody makes.
     version: u64,
     /// What the datapath did not take: it is not sent again before it changes.
@@ -40,10 +42,16 @@ impl Desired {
         &self.objects
     }
 
-    pub(super) fn add(&mut self, endpoint: v1::Object, port: v1::OpenPortRequest) {
+    pub(super) fn add(
+        &mut self,
+        endpoint: v1::Object,
+        port: v1::OpenPortRequest,
+        loan: Option<v1::LendSocketsRequest>,
+    ) {
         self.version += 1;
         self.objects.insert(identify(&endpoint), endpoint);
         self.ports.insert(port.name.clone(), port);
+        self.loans.extend(loan.map(|loan| (loan.name.clone(), loan)));
     }
 
     pub(super) fn apply(&mut self, difference: &mut Difference) {

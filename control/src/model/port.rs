@@ -16,6 +16,9 @@ pub const PORT_ANNOTATIONS: &str = "port.seine.io/";
 
 /// The most pairs of rings that a vhost-user port has.
 pub const QUEUES_MAX: u32 = 16;
+/// The largest MTU of lent sockets: a frame has 2048 bytes, and the kernel keeps 256 before the
+/// Ethernet header.
+pub const LENT_MTU_MAX_BYTES: u32 = 2048 - 256 - 14;
 /// RFC 791 and RFC 8200: the least MTU of a link that carries the family.
 const MTU_MIN_IPV4_BYTES: u32 = 68;
 const MTU_MIN_IPV6_BYTES: u32 = 1280;
@@ -37,6 +40,8 @@ pub enum PortKind {
     /// An interface of the kernel.
     #[default]
     Veth,
+    /// An interface of the kernel, and AF_XDP sockets on it for a program of the Pod.
+    AfXdp,
     /// A driver in user space, behind a unix socket.
     VhostUser {
         /// Who listens at the socket.
@@ -76,6 +81,8 @@ pub struct PortLimits {
     pub mtu_max: u32,
     /// Whether Pods have IPv6 addresses.
     pub has_ipv6: bool,
+    /// Queues of every link: one for each worker.
+    pub link_queues: u32,
 }
 
 impl PortRequest {
@@ -97,10 +104,11 @@ impl PortRequest {
                 "kind" => {
                     request.kind = match value {
                         "veth" => PortKind::Veth,
+                        "af-xdp" => PortKind::AfXdp,
                         "vhost-user" => {
                             PortKind::VhostUser { mode: SocketMode::default(), queues: QUEUES_MAX }
                         }
-                        _ => return Err(wrong("it is veth or vhost-user".into())),
+                        _ => return Err(wrong("it is veth, af-xdp or vhost-user".into())),
                     };
                 }
                 "mode" => mode = Some(value.parse().map_err(wrong)?),
@@ -114,22 +122,44 @@ impl PortRequest {
                 _ => return Err(wrong("no such annotation is known to this version".into())),
             }
         }
+        let refuse = |name: &str, reason: String| match annotations.get(name) {
+            Some(value) => {
+                Err(PortRequestError { name: name.into(), value: value.clone(), reason })
+            }
+            None => Ok(()),
+        };
         match &mut request.kind {
             PortKind::VhostUser { mode: own_mode, queues: own_queues } => {
                 *own_mode = mode.unwrap_or(*own_mode);
                 *own_queues = queues.unwrap_or(*own_queues);
             }
-            PortKind::Veth => {
-                let given = ["mode", "queues"].into_iter().find_map(|name| {
-                    annotations.get(name).map(|value| (name.to_owned(), value.clone()))
-                });
-                if let Some((name, value)) = given {
-                    let reason = "only a port of kind vhost-user has it".into();
-                    return Err(PortRequestError { name, value, reason });
+            PortKind::AfXdp => {
+                refuse("mode", "only a port of kind vhost-user has it".into())?;
+                let link_queues = limits.link_queues;
+                if queues.is_some_and(|queues| queues != link_queues) {
+                    let reason =
+                        "here it is the number of the datapath's workers, each of which has";
+                    refuse("queues", format!("{reason} a queue of its own: {link_queues}"))?;
                 }
+                if request.mtu.is_some_and(|mtu| mtu > LENT_MTU_MAX_BYTES) {
+                    let reason = format!("a frame of lent sockets holds {LENT_MTU_MAX_BYTES}");
+                    refuse("mtu", reason)?;
+                }
+            }
+            PortKind::Veth => {
+                refuse("mode", "only a port of kind vhost-user has it".into())?;
+                refuse("queues", "only a port of kind vhost-user or af-xdp has it".into())?;
             }
         }
         Ok(request)
+    }
+
+    /// Bytes of its interface, on a node where Pods have `node_mtu`.
+    pub fn mtu(&self, node_mtu: u32) -> u32 {
+        match self.kind {
+            PortKind::AfXdp => self.mtu.unwrap_or(node_mtu.min(LENT_MTU_MAX_BYTES)),
+            PortKind::Veth | PortKind::VhostUser { .. } => self.mtu.unwrap_or(node_mtu),
+        }
     }
 }
 
@@ -164,7 +194,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
 
-    const LIMITS: PortLimits = PortLimits { mtu_max: 1700, has_ipv6: true };
+    const LIMITS: PortLimits = PortLimits { mtu_max: 1700, has_ipv6: true, link_queues: 2 };
 
     fn read(annotations: &[(&str, &str)]) -> Result<PortRequest, PortRequestError> {
         let annotations =
@@ -186,15 +216,31 @@ mod tests {
     }
 
     #[test]
+    fn lent_sockets_are_as_many_as_workers_and_their_frames_bound_the_mtu() {
+        let wish = read(&[("kind", "af-xdp"), ("queues", "2"), ("mtu", "1280")]).unwrap();
+        assert_eq!((wish.kind, wish.mtu(1450)), (PortKind::AfXdp, 1280));
+        assert_eq!(read(&[("kind", "af-xdp")]).unwrap().mtu(8950), LENT_MTU_MAX_BYTES);
+        assert_eq!(read(&[("kind", "veth")]).unwrap().mtu(8950), 8950);
+        let jumbo = PortLimits { mtu_max: 9000, ..LIMITS };
+        let annotations = [("kind", "af-xdp"), ("mtu", "1779")];
+        let annotations = annotations.map(|(name, value)| (name.into(), value.into())).into();
+        let error = PortRequest::read(&annotations, jumbo).unwrap_err().to_string();
+        assert!(error.contains("`1779`") && error.contains("holds 1778"), "{error}");
+    }
+
+    #[test]
     fn what_cannot_be_is_named_with_what_can() {
         for (annotations, says) in [
-            (&[("kind", "sr-iov")][..], "`port.seine.io/kind` is `sr-iov`: it is veth or"),
+            (&[("kind", "sr-iov")][..], "`port.seine.io/kind` is `sr-iov`: it is veth, af-xdp or"),
             (&[("kind", "vhost-user"), ("queues", "17")], "a number from 1 to 16"),
             (&[("kind", "vhost-user"), ("queues", "0")], "a number from 1 to 16"),
             (&[("kind", "vhost-user"), ("mode", "both")], "it is server"),
             (&[("mtu", "1279")], "a number from 1280 to 1700"),
             (&[("mtu", "9000")], "a number from 1280 to 1700"),
-            (&[("queues", "2")], "only a port of kind vhost-user has it"),
+            (&[("queues", "2")], "only a port of kind vhost-user or af-xdp has it"),
+            (&[("kind", "af-xdp"), ("queues", "3")], "a queue of its own: 2"),
+            (&[("kind", "af-xdp"), ("queues", "x")], "a number from 1 to 16"),
+            (&[("kind", "af-xdp"), ("mode", "server")], "only a port of kind vhost-user has it"),
             (&[("mode", "server")], "only a port of kind vhost-user has it"),
             (&[("king", "veth")], "no such annotation"),
             (&[("vlans", "100")], "not there yet"),

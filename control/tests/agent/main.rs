@@ -1,6 +1,7 @@
 //! The agent on a node made of real namespaces, with a datapath that only keeps books.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a failed unwrap is a failed test")]
 
+mod lent_sockets;
 mod node;
 mod permits;
 mod policies;

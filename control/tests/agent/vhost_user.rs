@@ -9,20 +9,20 @@ use seine_datapath_api::v1;
 
 use super::node::{self, NODES, Netns, Node, eventually};
 
-const UID: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+pub const UID: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
 
-async fn start(annotations: &str) -> Node {
+pub async fn start(annotations: &str) -> Node {
     let pods = ["c1", "c2"].map(|name| format!("---\n{}", node::pod(name, annotations))).concat();
     let node = Node::prepare(&format!("{NODES}{pods}"));
     node.ready().await;
     node
 }
 
-fn request(container: &str, netns: &Netns) -> AttachRequest {
+pub fn request(container: &str, netns: &Netns) -> AttachRequest {
     AttachRequest { pod_uid: UID.into(), ..node::request(container, netns) }
 }
 
-async fn add(node: &Node, request: AttachRequest) -> Result<Attachment, Error> {
+pub async fn add(node: &Node, request: AttachRequest) -> Result<Attachment, Error> {
     let reply = node.client().await.add(request).await.unwrap().into_inner();
     match reply.answer.unwrap() {
         Answer::Attachment(attachment) => Ok(attachment),
@@ -30,7 +30,7 @@ async fn add(node: &Node, request: AttachRequest) -> Result<Attachment, Error> {
     }
 }
 
-async fn check(node: &Node, request: AttachRequest, added: &Attachment) -> Option<Error> {
+pub async fn check(node: &Node, request: AttachRequest, added: &Attachment) -> Option<Error> {
     let request = CheckRequest { attachment: Some(request), expected: Some(added.clone()) };
     node.client().await.check(request).await.unwrap().into_inner().error
 }

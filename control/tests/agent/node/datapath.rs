@@ -17,6 +17,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+mod loans;
 mod views;
 
 pub use super::books::Objects;
@@ -27,6 +28,8 @@ use super::books::{change_members, check_names, check_objects, key};
 pub enum Fault {
     /// Ports do not open.
     OpenPort,
+    /// Sockets are not lent.
+    LendSockets,
     /// Transactions with an endpoint are refused.
     Endpoint,
 }
@@ -39,6 +42,7 @@ struct Books {
     ports: BTreeMap<String, u32>,
     /// Those of them with a guest.
     guests: BTreeMap<String, v1::VhostUser>,
+    loans: loans::Loans,
     transactions: u32,
     full: u32,
     fault: Option<Fault>,
@@ -275,9 +279,10 @@ impl Datapath for Server {
 
     async fn lend_sockets(
         &self,
-        _: Request<v1::LendSocketsRequest>,
+        request: Request<v1::LendSocketsRequest>,
     ) -> Result<Response<v1::LendSocketsReply>, Status> {
-        Err(Status::unimplemented("no agent asks for it"))
+        self.books.lock().unwrap().lend(request.into_inner())?;
+        Ok(Response::new(v1::LendSocketsReply {}))
     }
 
     async fn close_port(
@@ -291,6 +296,7 @@ impl Datapath for Server {
         if let Some(guest) = books.guests.remove(&request.name) {
             let _ = std::fs::remove_file(&guest.socket);
         }
+        books.loans.end(&request.name);
         Ok(Response::new(v1::ClosePortReply { closed }))
     }
 
@@ -309,6 +315,7 @@ impl Datapath for Server {
             name: name.clone(),
             kind: v1::port::Kind::Pod.into(),
             endpoint: endpoint_of(name).unwrap_or_default(),
+            lends_at: books.loans.at(name),
             ..v1::Port::default()
         });
         Ok(Response::new(v1::ListPortsReply { ports: ports.collect() }))
