@@ -168,6 +168,7 @@ pub fn trace(datapath: &Datapath, request: v1::TraceRequest) -> Result<v1::Trace
             Verdict::Goto(table) => format!("Goto {table}"),
             Verdict::Output(port) => format!("Output {}", port_name(port)),
             Verdict::Answer => "Answer".to_owned(),
+            Verdict::Replicate(vlan) => format!("Replicate in VLAN {vlan}"),
             Verdict::Drop(reason) => format!("Drop {}", reason.name()),
         },
     });
@@ -180,6 +181,13 @@ pub fn trace(datapath: &Datapath, request: v1::TraceRequest) -> Result<v1::Trace
         Outcome::Output(port) => {
             reply.verdict = "Output".to_owned();
             reply.egress = port_name(port);
+            reply.packet = packet.bytes().to_vec();
+        }
+        Outcome::Replicate(vlan) => {
+            let members = current.state.vlan_members(vlan).filter(|port| *port != packet.ingress);
+            let members: Vec<String> = members.map(port_name).collect();
+            reply.verdict = "Replicate".to_owned();
+            reply.egress = members.join(", ");
             reply.packet = packet.bytes().to_vec();
         }
         Outcome::Drop(reason) => {

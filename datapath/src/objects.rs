@@ -12,11 +12,11 @@ use std::str::FromStr;
 use ipnet::IpNet;
 pub use policy::group_delta;
 use seine_datapath_api::v1;
-use seine_pipeline::address::Mac;
+use seine_pipeline::address::{Mac, Vlan};
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{
     AllowedAddress, EncapMode, Endpoint, ExistingConnections, Kind, Node, Object, ObjectId, Peer,
-    Permit, Refusal, TunnelType,
+    Permit, Refusal, TunnelType, VlanRange,
 };
 
 /// Bytes of the longest name of an object: a Pod's, a Namespace's and an interface's together.
@@ -176,7 +176,21 @@ fn permit(subject: &Subject<'_>, endpoint: &v1::Endpoint) -> Result<Permit, Refu
     Ok(Permit {
         allowed_addresses: allowed.collect::<Result<_, Refusal>>()?,
         trusted_router: endpoint.trusted_router,
+        vlans: endpoint
+            .vlans
+            .iter()
+            .map(|range| vlans(subject, range))
+            .collect::<Result<_, _>>()?,
     })
+}
+
+fn vlans(subject: &Subject<'_>, range: &v1::VlanRange) -> Result<VlanRange, Refusal> {
+    let vlan = |number: u32| {
+        let vlan = u16::try_from(number).ok().and_then(Vlan::new);
+        let refuse = || subject.refuse("vlans", format!("{number} is not one of 1 to 4094"));
+        vlan.ok_or_else(refuse)
+    };
+    Ok(VlanRange { first: vlan(range.first)?, last: vlan(range.last)? })
 }
 
 /// The object that is being typed, for refusals.

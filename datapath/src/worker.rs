@@ -281,6 +281,7 @@ impl Worker {
         for ((frame, ingress), outcome) in batch.into_iter().zip(origins).zip(outcomes) {
             match outcome {
                 Outcome::Output(egress) => self.enqueue(ingress, egress, frame),
+                Outcome::Replicate(vlan) => self.replicate(ingress, vlan, frame),
                 Outcome::Drop(reason) => self.discard(ingress, reason, frame),
             }
         }

@@ -65,7 +65,7 @@ pub(crate) fn objects() -> Vec<Change> {
     changes
 }
 
-fn endpoint(number: u8) -> Object {
+pub(super) fn endpoint(number: u8) -> Object {
     Object::Endpoint(Endpoint {
         name: format!("default/pod{number}/eth0"),
         port: format!("pod{number}"),
@@ -103,10 +103,10 @@ pub(crate) fn datagram_by(
 
 /// Two workers and the far ends of all their wires.
 pub(crate) struct Simulation {
-    region: &'static Region,
+    pub region: &'static Region,
     pub workers: Vec<Worker>,
     commands: Vec<Sender<Command>>,
-    writer: PublicationWriter,
+    pub writer: PublicationWriter,
     pub counters: Vec<Vec<Arc<PortCounters>>>,
     pub wires: Vec<Vec<MemoryWire>>,
     pods_installed: [bool; PORTS],
@@ -182,14 +182,14 @@ impl Simulation {
         self.writer.publish(current.revision + 1, state);
     }
 
-    fn totals(&self) -> Vec<PortTotals> {
+    pub(super) fn totals(&self) -> Vec<PortTotals> {
         let sum =
             |workers: &Vec<Arc<PortCounters>>| PortTotals::sum(workers.iter().map(Arc::as_ref));
         self.counters.iter().map(sum).collect()
     }
 
     /// Closes everything and counts the frames.
-    fn close(mut self) -> usize {
+    pub(super) fn close(mut self) -> usize {
         let mut frames = FrameCache::new(self.region);
         for worker in &mut self.workers {
             for index in 0..PORTS {

@@ -62,6 +62,28 @@ impl fmt::Display for PortId {
     }
 }
 
+/// The number of a VLAN that frames can be tagged with: 1 to 4094.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Vlan(u16);
+
+impl Vlan {
+    /// `None` for 0, which means no VLAN, for 4095, which is reserved, and for what is above.
+    pub const fn new(number: u16) -> Option<Vlan> {
+        if number >= 1 && number <= 4094 { Some(Vlan(number)) } else { None }
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// What a port is to the pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PortKind {

@@ -221,6 +221,7 @@ mod tests {
                 assert_eq!(reason, DropReason::EgressIsolation);
                 false
             }
+            testbed::Fate::Copied(..) => panic!("{address} is one's"),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::affinity::AffinityTable;
 use crate::answer::ErrorBudget;
 use crate::audit::AuditBuffer;
 use crate::composed::ComposedMemory;
-use crate::connection::{ConnectionTable, ConnectionWorker, FragmentTable};
+use crate::connection::{Budget, ConnectionTable, ConnectionWorker, FragmentTable};
 use crate::fqdn::{AnswerBudget, FqdnTable};
 use crate::limits::{AFFINITIES_MAX, ConnectionLimits, FQDN_ADDRESSES_MAX, FRAGMENTS_MAX};
 use crate::tally::RuleTallies;
@@ -59,6 +59,8 @@ pub struct WorkerMemory {
     pub composed: ComposedMemory,
     /// How many errors and resets it may still build.
     pub(crate) errors: ErrorBudget,
+    /// How many more tagged frames it copies.
+    pub(crate) floods: Budget,
 }
 
 impl WorkerMemory {
@@ -71,6 +73,7 @@ impl WorkerMemory {
             answers: AnswerBudget::new(),
             composed: ComposedMemory::new(),
             errors: ErrorBudget::new(),
+            floods: Budget::new(),
         }
     }
 }

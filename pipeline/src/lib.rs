@@ -62,6 +62,7 @@ use stage::post_routing::{Snat, SnatMark};
 use stage::pre_routing::{EndpointDnat, NodePortMark, ServiceLb, SessionAffinity};
 use stage::routing::{L3DecTtl, L3Forwarding};
 use stage::switching::L2ForwardingCalc;
+use stage::trunk::VlanTrunk;
 use stage::validation::{ArpSpoofGuard, Ipv6, SpoofGuard};
 use stage::{Stage, Table, TableId};
 
@@ -69,6 +70,7 @@ use stage::{Stage, Table, TableId};
 pub const STAGES: &[Stage] = &[
     stage("Classifier", &[&PipelineRootClassifier, &Classifier]),
     stage("Validation", &[&ArpSpoofGuard, &SpoofGuard, &Ipv6]),
+    stage("Trunk", &[&VlanTrunk]),
     stage("ArpResponder", &[&ArpResponder]),
     stage("ConntrackState", &[&ConntrackZone, &ConntrackState]),
     stage("PreRouting", &[&NodePortMark, &SessionAffinity, &ServiceLb, &EndpointDnat]),

@@ -10,6 +10,21 @@ pub const ENDPOINTS_MAX: usize = PORTS_MAX;
 /// Ranges that one Endpoint may send from beside its own addresses: looked through one by one.
 pub const ALLOWED_ADDRESSES_MAX: usize = 64;
 
+/// Ranges of VLANs that one Endpoint may send by: looked through one by one.
+pub const VLAN_RANGES_MAX: usize = 64;
+
+/// Endpoints on one node that may send tagged frames: a frame for all of a VLAN becomes as many
+/// copies, less one.
+pub const TRUNKS_MAX: usize = 32;
+
+/// Tagged frames for a group that one worker copies for a Pod's port a second: ARP, neighbour
+/// discovery and the hellos of routers, of each of which a few a second are many. Copies to all
+/// trunks take a twentieth of a worker.
+pub const FLOODS_PER_S: u32 = 1000;
+
+/// How many of those may come at once after a pause: a router that asks for all of its neighbours.
+pub const FLOODS_BURST: u32 = 1000;
+
 /// Other nodes of the cluster. Kubernetes is tested up to 5,000 nodes.
 pub const PEERS_MAX: usize = 8192;
 

@@ -242,30 +242,36 @@ impl Packet<'_> {
     /// like it comes out of the summing as it was.
     pub(crate) fn recognise_partial_checksum(&mut self) -> Result<(), DropReason> {
         let ip = self.ip()?;
+        self.recognise_partial_checksum_of(ip, ethernet::LEN);
+        Ok(())
+    }
+
+    /// As that, of the IP packet that begins after so many bytes.
+    pub(crate) fn recognise_partial_checksum_of(&mut self, ip: Ip, front: usize) {
         if ip.protocol == sctp::PROTOCOL && ip.fragment == Fragment::Whole {
             // A Pod's kernel leaves zero for the device, and no port takes SCTP's.
-            let message = self.payload_mut().get_mut(ip.upper..ip.len).unwrap_or_default();
-            sctp::fill_in(message);
-            return Ok(());
+            let message = front + ip.upper..front + ip.len;
+            sctp::fill_in(self.bytes_mut().get_mut(message).unwrap_or_default());
+            return;
         }
         let offset = match ip.protocol {
             tcp::PROTOCOL => tcp::CHECKSUM_OFFSET,
             udp::PROTOCOL => udp::CHECKSUM_OFFSET,
-            _ => return Ok(()),
+            _ => return,
         };
         if ip.fragment != Fragment::Whole {
-            return Ok(());
+            return;
         }
         let length = ip.len - ip.upper;
         let sum = checksum::pseudo_header(ip.source, ip.destination, ip.protocol, length);
         read(Field::UpperChecksum);
-        if u16_at(self.payload(), ip.upper + offset) == Some(checksum::fold(sum)) {
-            let start = u16::try_from(ethernet::LEN + ip.upper);
+        let upper = front + ip.upper;
+        if u16_at(self.bytes(), upper + offset) == Some(checksum::fold(sum)) {
+            let start = u16::try_from(upper);
             if let (Ok(start), Ok(offset)) = (start, u16::try_from(offset)) {
                 self.checksum = Checksum::Partial { start, offset };
             }
         }
-        Ok(())
     }
 
     /// Rewrites both MAC addresses: the packet is routed here.

@@ -82,6 +82,7 @@ pub(crate) fn walk_observed(
             Verdict::Goto(next) if next > table.id() => tables = from(next),
             Verdict::Goto(_) => break,
             Verdict::Output(port) => return Outcome::Output(port),
+            Verdict::Replicate(vlan) => return Outcome::Replicate(vlan),
             Verdict::Answer => return Outcome::Output(packet.ingress),
             Verdict::Drop(reason) => return Outcome::Drop(reason),
         }

@@ -1,6 +1,6 @@
 //! What tables answer, what becomes of a packet, and the name of every way to lose one.
 
-use crate::address::PortId;
+use crate::address::{PortId, Vlan};
 use crate::stage::TableId;
 
 /// What a table answers.
@@ -14,6 +14,8 @@ pub enum Verdict {
     Output(PortId),
     /// The packet was rewritten into an answer: send it back where it came from.
     Answer,
+    /// Send a copy out by each member of the VLAN but the port that it came in by.
+    Replicate(Vlan),
     /// Count it under this reason and forget it.
     Drop(DropReason),
 }
@@ -23,6 +25,8 @@ pub enum Verdict {
 pub enum Outcome {
     /// It leaves by this port.
     Output(PortId),
+    /// A copy of it leaves by each member of the VLAN but the port that it came in by.
+    Replicate(Vlan),
     /// It is counted under this reason.
     Drop(DropReason),
 }
@@ -85,8 +89,13 @@ reasons! {
     FragmentUnknown,
     /// A fragment of an SCTP packet whose ports are translated: its checksum cannot follow.
     UntranslatableFragment,
-    /// The frame carries a VLAN tag; ports are untagged.
+    /// The frame carries a VLAN tag, and its port is no trunk; or more than one tag, or one of
+    /// another kind.
     TaggedFrame,
+    /// A tagged frame of a VLAN that its port may not send by.
+    ForeignVlan,
+    /// A tagged frame for a group, of a port that sends more of such a second than are copied.
+    FloodBudget,
     /// No node object is installed yet: nothing is forwarded before the first transaction.
     NoNode,
     /// The ingress port has no Endpoint: the agent has not announced the Pod, or it is gone.
@@ -101,11 +110,12 @@ reasons! {
     UnknownNeighbor,
     /// ARP or neighbour message that needs no answer: a reply, an announcement, a duplicate check.
     NeighborNoAnswer,
-    /// Broadcast or multicast, which is not forwarded.
+    /// Broadcast or multicast, which is not forwarded; tagged, where its VLAN has nobody else.
     Multicast,
     /// The destination is in this node's Pod range, but no Endpoint has it.
     UnknownDestination,
-    /// The destination MAC is neither the gateway's nor that of the destination's owner.
+    /// The destination MAC is neither the gateway's nor that of the destination's owner; of a
+    /// tagged frame, that of no other member of its VLAN.
     UnknownDestinationMac,
     /// A loopback, unspecified or otherwise unroutable source or destination address.
     UnroutableAddress,

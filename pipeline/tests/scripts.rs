@@ -11,6 +11,8 @@
 //!      [port P] [source-port P] [fragmentable] [set OFFSET HEX] [resum]
 //!                                     resum: sum the outer IPv4 header again
 //! permit P [router] [RANGE [at N]]..  what P may send beyond its own; N may be `other-7`
+//! permit P vlan FIRST[-LAST]..        VLANs that P is a trunk of
+//! send .. [vlan N]                    tagged
 //! mode vxlan|no-encap                 instead of Geneve
 //! mode reevaluate|keep                what becomes of connections when rules change
 //! send tcp syn|syn-ack|ack|fin|rst .. | sctp init|init-ack|data|abort .. | answer ..
@@ -38,10 +40,11 @@ use std::fmt::Write;
 use std::path::Path;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use seine_pipeline::address::Vlan;
 use seine_pipeline::adjacency::AdjacencyId;
 use seine_pipeline::state::{
     AllowedAddress, Change, EncapMode, ExistingConnections, Kind, Object, ObjectId, Permit,
-    TunnelType,
+    TunnelType, VlanRange,
 };
 use seine_pipeline::testbed::{Fate, Node, Probe, innermost, ping, tcp, udp, who_has};
 
@@ -134,6 +137,10 @@ fn permit(node: &mut Node, pod: &str, mut words: &[&str]) {
                 endpoint.permit.trusted_router = true;
                 rest
             }
+            ["vlan", vlans @ ..] => {
+                endpoint.permit.vlans = vlans.iter().map(|range| vlan_range(range)).collect();
+                &[]
+            }
             [range, rest @ ..] => {
                 let (mac, rest) = match rest {
                     ["at", mac, rest @ ..] => (Some(node.mac(mac)), rest),
@@ -146,6 +153,18 @@ fn permit(node: &mut Node, pod: &str, mut words: &[&str]) {
         };
     }
     node.apply(&[Change::Upsert(Object::Endpoint(endpoint))]);
+}
+
+fn vlan_range(text: &str) -> VlanRange {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let [first, last] = [first, last].map(|it| Vlan::new(it.parse().unwrap()).unwrap());
+    VlanRange { first, last }
+}
+
+/// The same frame behind a tag.
+fn tag(frame: &mut Vec<u8>, control: u16) {
+    let [high, low] = control.to_be_bytes();
+    frame.splice(12..12, [0x81, 0, high, low]);
 }
 
 fn set_mode(node: &mut Node, mode: &str) {
@@ -186,18 +205,23 @@ fn send(node: &mut Node, words: &[&str], last: &mut Vec<u8>) -> String {
             seine_pipeline::verdict::Verdict::Goto(table) => format!("goto {table}"),
             seine_pipeline::verdict::Verdict::Drop(reason) => format!("drop {}", reason.name()),
             seine_pipeline::verdict::Verdict::Output(_) => "output".to_owned(),
+            seine_pipeline::verdict::Verdict::Replicate(vlan) => format!("copies in VLAN {vlan}"),
             other => format!("{other:?}").to_lowercase(),
         };
         let table = step.table.name();
         let matched = if step.matched.is_empty() { "no match" } else { &step.matched };
         writeln!(story, "    {table:<23} {matched}: {verdict}").unwrap();
     }
-    if let Fate::Left(port, frame) = fate {
+    if let Fate::Left(port, frame) = &fate {
         writeln!(story, "    leaves by {port}").unwrap();
-        describe(&frame, &mut story);
+        describe(frame, &mut story);
         if !words.starts_with(&["who-has"]) {
-            *last = innermost(&frame).to_vec();
+            *last = innermost(frame).to_vec();
         }
+    }
+    if let Fate::Copied(ports, frame) = &fate {
+        writeln!(story, "    copies leave by {}", ports.join(", ")).unwrap();
+        describe(frame, &mut story);
     }
     for line in policy::audit(node) {
         writeln!(story, "    audit: {line}").unwrap();
@@ -238,6 +262,10 @@ fn probe(words: &[&str], last: &[u8]) -> Probe {
             ["to", name, rest @ ..] => (probe.to(name), rest),
             ["source", name, rest @ ..] => (probe.source(name), rest),
             ["source-mac", name, rest @ ..] => (probe.source_mac(name), rest),
+            ["vlan", number, rest @ ..] => {
+                let control: u16 = number.parse().unwrap();
+                (probe.edit(move |frame| tag(frame, control)), rest)
+            }
             ["mac", name, rest @ ..] => (probe.destination_mac(name), rest),
             ["port", number, rest @ ..] => (probe.port(number.parse().unwrap()), rest),
             ["source-port", number, rest @ ..] => {
@@ -269,6 +297,9 @@ fn describe(frame: &[u8], story: &mut String) {
     let ethernet = packet.link.unwrap().to_header().unwrap().ethernet2().unwrap();
     let (from, to) = (mac(ethernet.source), mac(ethernet.destination));
     writeln!(story, "      ethernet {from} > {to}").unwrap();
+    if frame[12..14] == [0x81, 0] {
+        writeln!(story, "      vlan {}", u16::from_be_bytes([frame[14] & 0xf, frame[15]])).unwrap();
+    }
     match packet.net.expect("a network header") {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();

@@ -56,6 +56,15 @@ impl FrameCache {
         Some(unsafe { self.region.claim(index, HEADROOM, 0, Checksum::Complete) })
     }
 
+    /// A frame with the same packet in it, if there is one for it; of what follows, nothing.
+    pub fn copy(&mut self, frame: &Frame) -> Option<Frame> {
+        let mut copy = self.allocate()?;
+        copy.set_range(frame.start(), frame.len());
+        copy.bytes_mut().copy_from_slice(frame.bytes());
+        copy.checksum = frame.checksum;
+        Some(copy)
+    }
+
     /// Whether a frame was wanted and not there since this was last asked.
     pub fn take_short(&mut self) -> bool {
         std::mem::take(&mut self.short)

@@ -230,6 +230,7 @@ impl World {
             }
             let egress = match outcome {
                 Outcome::Output(egress) => egress,
+                Outcome::Replicate(_) => return Fate::Lost(format!("{node} sent to a whole VLAN")),
                 Outcome::Drop(reason) => return Fate::Dropped(node, reason),
             };
             match name.as_str() {

@@ -205,7 +205,10 @@ pub fn tables(profile: &Profile) -> Result<Vec<Cost>, RowError> {
                 match table.apply(packet, &mut context) {
                     Verdict::Next => *target = None,
                     Verdict::Goto(table) => *target = Some(table),
-                    Verdict::Output(_) | Verdict::Answer | Verdict::Drop(_) => *done = true,
+                    Verdict::Output(_)
+                    | Verdict::Answer
+                    | Verdict::Replicate(_)
+                    | Verdict::Drop(_) => *done = true,
                 }
             }
             *spent += cycles().wrapping_sub(began);

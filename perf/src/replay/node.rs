@@ -136,6 +136,8 @@ impl<'a> Both<'a> {
         let (outcome, bytes) = self.machine.receive(id, &frame, self.now_ms, None);
         let ours = match outcome {
             Outcome::Drop(reason) => Ours::Dropped(reason),
+            // Nothing that is replayed is in a VLAN.
+            Outcome::Replicate(_) => Ours::Dropped(DropReason::TaggedFrame),
             Outcome::Output(port) => {
                 let name = self.machine.port_name(port).unwrap_or_default().to_owned();
                 match decapsulate(&bytes).filter(|_| name == "uplink") {

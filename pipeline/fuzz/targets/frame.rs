@@ -63,6 +63,7 @@ fn without_trace(node: &mut Node, ingress: &str, frame: &[u8], checksum: Checksu
         Outcome::Output(egress) => {
             Fate::Left(node.state.port(egress).unwrap().name.clone(), packet.bytes().to_vec())
         }
+        Outcome::Replicate(vlan) => panic!("nobody is in VLAN {vlan}"),
         Outcome::Drop(reason) => Fate::Dropped(reason),
     }
 }

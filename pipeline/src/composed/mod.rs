@@ -312,7 +312,7 @@ fn enter(packet: &mut Packet<'_>, context: &mut Context<'_>) -> Result<TableId, 
             Verdict::Next => {}
             Verdict::Goto(target) => return Ok(target),
             Verdict::Drop(reason) => return Err(Outcome::Drop(reason)),
-            Verdict::Output(_) | Verdict::Answer => break,
+            Verdict::Output(_) | Verdict::Answer | Verdict::Replicate(_) => break,
         }
     }
     Err(Outcome::Drop(DropReason::NotTunnel))

@@ -46,6 +46,7 @@ fn decide_on(
     let outcome = decide(&survey, 0, &mut buffer, *ingress, &mut context, machine);
     let left = match outcome {
         Outcome::Output(egress) => Some((egress, buffer.bytes().to_vec())),
+        Outcome::Replicate(vlan) => panic!("nobody is in VLAN {vlan}"),
         Outcome::Drop(_) => None,
     };
     (machine.0.get() - before, worker.composed.tolls.drain(..).collect(), left)

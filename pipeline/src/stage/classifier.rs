@@ -3,8 +3,8 @@
 //! Antrea: tables `PipelineRootClassifier` and `Classifier`.
 //! Reads: ingress port, EtherType, IP headers; on the uplink also the tunnel's headers and the
 //! inner packet's addresses.  Writes: the packet's IP headers and source; takes tunnel headers off.
-//! Hit: ARP to `ARPSpoofGuard`; IP of Pods and gateway to `SpoofGuard`, of peers to
-//! `ConntrackZone`.
+//! Hit: ARP to `ARPSpoofGuard`; tagged frames of trunks to `VLANTrunk`; IP of Pods and gateway to
+//! `SpoofGuard`, of peers to `ConntrackZone`.
 //! Miss: drop `UnknownPort`, `UnknownEtherType`, `NotTunnel`, `UnknownTunnelPeer` and others.
 //!
 //! Antrea trusts the sending node with what it tunnels; here a peer speaks for its own Pod ranges
@@ -38,6 +38,10 @@ impl PipelineRootClassifier {
                 context.note(format_args!("ARP from port {}", port.name));
                 return Ok(Verdict::Goto(TableId::ArpSpoofGuard));
             }
+            ethernet::VLAN if is_trunk(packet, state) => {
+                context.note(format_args!("tagged, from port {}", port.name));
+                return Ok(Verdict::Goto(TableId::VlanTrunk));
+            }
             ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(DropReason::TaggedFrame),
             _ => {}
         }
@@ -52,6 +56,11 @@ impl PipelineRootClassifier {
         context.note(format_args!("{version} from port {}", port.name));
         Ok(Verdict::Next)
     }
+}
+
+/// Whether frames of the port may be tagged.
+fn is_trunk(packet: &Packet<'_>, state: &State) -> bool {
+    state.sender(packet.ingress).is_some_and(|endpoint| !endpoint.permit.vlans.is_empty())
 }
 
 impl Table for PipelineRootClassifier {
@@ -70,13 +79,14 @@ impl Table for PipelineRootClassifier {
     fn rows(&self, _: &State, _: &AdjacencyTable) -> Vec<Vec<String>> {
         vec![
             row([&"ARP", &TableId::ArpSpoofGuard]),
+            row([&"tagged, from a trunk", &TableId::VlanTrunk]),
             row([&"IPv4", &TableId::Classifier]),
             row([&"IPv6", &TableId::Classifier]),
         ]
     }
 
     fn entries(&self, _: &State) -> usize {
-        3
+        4
     }
 }
 

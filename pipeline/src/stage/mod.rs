@@ -17,6 +17,7 @@ mod reevaluation;
 pub mod routing;
 pub mod switching;
 mod tracking;
+pub mod trunk;
 pub mod validation;
 
 use std::fmt;
@@ -64,6 +65,8 @@ pub enum TableId {
     SpoofGuard,
     /// Neighbour discovery.
     Ipv6,
+    /// Forwards tagged frames, within their VLAN.
+    VlanTrunk,
     /// Answers ARP requests.
     ArpResponder,
     /// Finds the packet's connection, and translates what is known of it.
@@ -124,6 +127,7 @@ impl TableId {
             TableId::ArpSpoofGuard => "ARPSpoofGuard",
             TableId::SpoofGuard => "SpoofGuard",
             TableId::Ipv6 => "IPv6",
+            TableId::VlanTrunk => "VLANTrunk",
             TableId::ArpResponder => "ARPResponder",
             TableId::ConntrackZone => "ConntrackZone",
             TableId::ConntrackState => "ConntrackState",

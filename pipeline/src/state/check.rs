@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    AllowedAddress, Endpoint, Kind, Node, Object, Peer, Permit, Refusal, Service, policies,
+    AllowedAddress, Endpoint, Kind, Node, Object, Peer, Permit, Refusal, Service, VlanRange,
+    policies,
 };
 use crate::address::Mac;
-use crate::limits::ALLOWED_ADDRESSES_MAX;
+use crate::limits::{ALLOWED_ADDRESSES_MAX, VLAN_RANGES_MAX};
 
 /// RFC 8200 section 5: every link that carries IPv6 takes packets of this size.
 const MTU_MIN_V6: u16 = 1280;
@@ -112,7 +113,20 @@ fn permit(name: &str, permit: &Permit) -> Result<(), Refusal> {
             station(Kind::Endpoint, name, *mac)?;
         }
     }
-    Ok(())
+    vlans(name, &permit.vlans)
+}
+
+fn vlans(name: &str, vlans: &[VlanRange]) -> Result<(), Refusal> {
+    if vlans.len() > VLAN_RANGES_MAX {
+        let reason = format!("there are more than {VLAN_RANGES_MAX} ranges");
+        return refuse(Kind::Endpoint, name, "vlans", reason);
+    }
+    match vlans.iter().find(|range| range.first > range.last) {
+        Some(VlanRange { first, last }) => {
+            refuse(Kind::Endpoint, name, "vlans", format!("{first}-{last} ends before it begins"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What concerns an Endpoint and the node it is on.

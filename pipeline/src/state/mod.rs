@@ -15,6 +15,7 @@ mod service;
 mod services;
 mod stale;
 mod transaction;
+mod trunks;
 mod view;
 
 use std::fmt;
@@ -39,6 +40,8 @@ pub use service::{Service, ServiceEndpoint};
 pub use services::EndpointAddress;
 pub(crate) use services::{InstalledService, Services};
 pub use stale::StaleConnections;
+pub(crate) use trunks::Trunks;
+pub use trunks::VlanRange;
 pub use view::{TableSummary, TableView};
 
 use crate::address::{Mac, PortId};
@@ -72,6 +75,7 @@ pub struct State {
     services: Services,
     epochs: Epochs,
     hops: Hops,
+    trunks: Trunks,
     encapsulations: Encapsulations,
 }
 
@@ -137,6 +141,7 @@ impl State {
             services: Services::new(hash_seed),
             epochs: Epochs::new(),
             hops: Hops::none(),
+            trunks: Trunks::default(),
             encapsulations: Encapsulations::none(),
         }
     }

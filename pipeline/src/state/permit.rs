@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::service::{VIRTUAL_NODE_PORT, VIRTUAL_SERVICE};
-use super::{Endpoint, State, is_host};
+use super::{Endpoint, State, VlanRange, is_host};
 use crate::address::{Mac, PortId};
 
 /// What an Endpoint may send beside what is its own.
@@ -19,6 +19,8 @@ pub struct Permit {
     pub allowed_addresses: Vec<AllowedAddress>,
     /// Whether it may send from any address that is outside of the cluster.
     pub trusted_router: bool,
+    /// VLANs that its frames may be tagged with: what they say is none of the Pod network's.
+    pub vlans: Vec<VlanRange>,
 }
 
 /// Addresses that an Endpoint may send from.
@@ -42,7 +44,7 @@ pub(crate) enum Permission {
 impl Permit {
     /// Whether it permits nothing.
     pub fn is_empty(&self) -> bool {
-        self.allowed_addresses.is_empty() && !self.trusted_router
+        self.allowed_addresses.is_empty() && !self.trusted_router && self.vlans.is_empty()
     }
 }
 

@@ -12,10 +12,10 @@ use super::encapsulations::Encapsulations;
 use super::epochs::Touched;
 use super::{
     Attached, Change, Endpoint, Hops, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State,
-    policies,
+    Trunks, policies,
 };
 use crate::address::PortKind;
-use crate::limits::{ENDPOINTS_MAX, PEERS_MAX};
+use crate::limits::{ENDPOINTS_MAX, PEERS_MAX, TRUNKS_MAX};
 
 /// What is to become of each object that the transaction names, in an order of its own.
 type Named<'a> = BTreeMap<ObjectId, Option<&'a Object>>;
@@ -48,6 +48,7 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
             Object::Service(service) => next.services.put(service)?,
         }
     }
+    next.check_trunks(&named)?;
     let judged = next.policies.apply(&policy_changes(&named, changes))?;
     next.place_subjects(state);
     next.check_beside_node(&named)?;
@@ -56,6 +57,7 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
     next.epochs.forwarding_changed(&forwarded(&named, state, &next));
     if named.keys().any(|id| matches!(id.kind, Kind::Node | Kind::Port | Kind::Endpoint)) {
         next.hops = Hops::of(&next);
+        next.trunks = Trunks::of(&next);
     }
     next.place_tunnels(state, &named);
     Ok(next)
@@ -317,6 +319,22 @@ impl State {
         self.stations.insert(endpoint.mac, attached.clone());
         self.attachments.insert(endpoint.port.as_str().into(), attached.clone());
         self.endpoints.insert(endpoint.name.as_str().into(), attached);
+        Ok(())
+    }
+
+    /// What must hold of all Endpoints that may send tagged frames, open or not.
+    fn check_trunks(&self, named: &Named<'_>) -> Result<(), Refusal> {
+        let is_trunk = |endpoint: &Endpoint| !endpoint.permit.vlans.is_empty();
+        let added = named.values().find_map(|object| match object {
+            Some(Object::Endpoint(endpoint)) if is_trunk(endpoint) => Some(endpoint),
+            _ => None,
+        });
+        let Some(added) = added else { return Ok(()) };
+        let trunks = self.endpoints.iter().filter(|(_, it)| is_trunk(&it.endpoint)).count();
+        if trunks > TRUNKS_MAX {
+            let reason = format!("there are {TRUNKS_MAX} trunks, the most there can be");
+            return refuse(Kind::Endpoint, &added.name, "vlans", reason);
+        }
         Ok(())
     }
 

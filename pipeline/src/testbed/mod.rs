@@ -22,6 +22,7 @@
 
 mod connections;
 mod conversation;
+mod fate;
 mod judge;
 mod probe;
 mod transactions;
@@ -43,10 +44,11 @@ use crate::run::{Context, run};
 use crate::state::{self, Change, Endpoint, Object, Peer, Permit, Port, State};
 use crate::tally::RuleCounts;
 use crate::trace::Trace;
-use crate::verdict::{DropReason, Outcome};
+use crate::verdict::Outcome;
 use crate::wire::field;
 
 pub use conversation::{answered, flags, innermost, sctp};
+pub use fate::Fate;
 pub use judge::assert_sound;
 pub use probe::{Probe, ping, tcp, udp, who_has};
 pub use transactions::{CHANGE_BYTES, assert_consistent, transactions};
@@ -76,26 +78,6 @@ pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
 pub const UPLINK_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 /// The underlay's next hop to the peer.
 pub const NEXT_HOP_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
-
-/// What became of a packet.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fate {
-    /// It left by this port, as these bytes.
-    Left(String, Vec<u8>),
-    /// It was dropped.
-    Dropped(DropReason),
-}
-
-impl Fate {
-    /// Its bytes, if it left by this port; panics otherwise.
-    #[track_caller]
-    pub fn left_by(self, port: &str) -> Vec<u8> {
-        match self {
-            Fate::Left(by, frame) if by == port => frame,
-            other => panic!("left not by {port}: {other:?}"),
-        }
-    }
-}
 
 /// Nothing learnt yet, in tables that are made quickly.
 pub fn learned() -> Learned {
@@ -234,6 +216,7 @@ impl Node {
         match name {
             "gateway" | "host" => GATEWAY_MAC,
             "virtual" => Mac::VIRTUAL,
+            "all" => Mac::BROADCAST,
             // Locally administered, nobody's: "other-7".
             name if let Some(number) = name.strip_prefix("other-") => {
                 Mac([2, 0, 0, 9, 0, number.parse().unwrap()])
@@ -327,6 +310,11 @@ impl Node {
             Outcome::Output(egress) => {
                 let egress = name(&self.state, egress);
                 (format!("outputs.{egress}"), Fate::Left(egress, buffer[range].to_vec()))
+            }
+            Outcome::Replicate(vlan) => {
+                let members = self.state.vlan_members(vlan).filter(|port| *port != ingress);
+                let members: Vec<_> = members.map(|port| name(&self.state, port)).collect();
+                (format!("copies.{vlan}"), Fate::Copied(members, buffer[range].to_vec()))
             }
             Outcome::Drop(reason) => {
                 let ingress = name(&self.state, ingress);

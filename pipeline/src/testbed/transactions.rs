@@ -5,12 +5,12 @@
 use std::net::IpAddr;
 
 use super::{ip, net, port};
-use crate::address::{Mac, PortKind};
+use crate::address::{Mac, PortKind, Vlan};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::state::{
     Action, AllowedAddress, Change, EncapMode, Endpoint, Group, GroupDelta, Kind, Node, Object,
     ObjectId, Peer, Permit, PortRange, Rule, RuleDirection, RuleTable, Service, ServiceEndpoint,
-    State, Traffic, TunnelType,
+    State, Traffic, TunnelType, VlanRange,
 };
 
 /// Bytes that make one change.
@@ -92,6 +92,7 @@ fn decoded([what, name, a, b, c, d]: [u8; CHANGE_BYTES]) -> Change {
                     .map(|range| AllowedAddress { range, mac: (a % 3 == 0).then(|| mac(a)) })
                     .collect(),
                 trusted_router: c % 5 == 0,
+                vlans: vlans(a, c),
             },
             network_id: u16::from(d == 255),
             interface_index: (a % 4).into(),
@@ -208,6 +209,16 @@ fn mac(byte: u8) -> Mac {
         15 => Mac::BROADCAST,
         last => Mac([2, 0, 0, 0, 0, last]),
     }
+}
+
+/// None for most; some of them twice, and some the wrong way round.
+fn vlans(a: u8, b: u8) -> Vec<VlanRange> {
+    let range = |first: u8, last: u8| {
+        let [first, last] = [first, last].map(|it| Vlan::new(u16::from(it % 4) + 1));
+        first.zip(last).map(|(first, last)| VlanRange { first, last })
+    };
+    let ranges = [range(a, b), range(b, b)].into_iter().flatten();
+    ranges.filter(|_| a.is_multiple_of(3)).collect()
 }
 
 fn mtu(byte: u8) -> u16 {

@@ -167,7 +167,7 @@ impl Node {
         let hits = context.worker.composed.hits;
         let composed = composed::decide(&survey, 0, &mut buffer, ingress, &mut context, &Plain);
         assert_eq!(composed, outcome, "composed, and by the stages: {came:02x?}");
-        if let Outcome::Output(_) = outcome {
+        if let Outcome::Output(_) | Outcome::Replicate(_) = outcome {
             assert_eq!(buffer.bytes(), left, "composed, and by the stages: {came:02x?}");
             let known = (buffer.checksum, buffer.following);
             let expected = (place.checksum, place.following);

@@ -25,6 +25,7 @@ pub mod neighbor;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;
+pub mod vlan;
 pub mod vxlan;
 
 /// What is wrong with a packet's headers.
