@@ -169,13 +169,15 @@ defaultMTU = 0
 
 # Which Pods may ask, by annotation, to send beyond their own addresses. By default none may. One
 # entry permits to the Pods of a namespace addresses within ranges (port.seine.io/
-# allowed-addresses), MAC addresses beside their own, and to be routers, which send from any
-# address outside of the cluster (port.seine.io/trusted-router):
+# allowed-addresses), MAC addresses beside their own, to be routers, which send from any address
+# outside of the cluster (port.seine.io/trusted-router), and frames with VLAN tags
+# (port.seine.io/vlans):
 #   [[senderPermits]]
 #   namespace = "nfv"
 #   allowedAddresses = ["10.99.0.0/16"]
 #   macs = ["00:00:5e:00:01:0a"]
 #   trustedRouter = true
+#   vlans = [100, "200-299"]
 senderPermits = []
 
 # What rules that log have decided, in Antrea's format, one line a decision. The file is renamed

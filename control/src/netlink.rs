@@ -5,6 +5,7 @@
 //! least machinery. The messages are those of the rtnetlink crates. A socket acts in the namespace
 //! it was opened in, whichever thread uses it later.
 
+mod features;
 mod neighbor;
 mod rule;
 
@@ -30,6 +31,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+pub use features::disable_features;
 pub use neighbor::StaticNeighbor;
 pub use rule::OriginRule;
 

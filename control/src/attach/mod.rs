@@ -293,6 +293,7 @@ impl Attacher {
             mac: attachment.mac,
             mtu: attachment.mtu,
             queues: facts.queues,
+            trunk: !attachment.permit.vlans.is_empty(),
             addresses: addresses.to_vec(),
         };
         let _permit = self.links.acquire().await;

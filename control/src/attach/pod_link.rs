@@ -2,7 +2,8 @@
 //!
 //! Everything here blocks and runs on a thread of [`Namespace::run`]. The pair is born with both
 //! ends where they belong, under their final names, so there is no moment at which an end stands
-//! in the node's namespace. The Pod's offloads are left as they are.
+//! in the node's namespace. The Pod's offloads are left as they
+//! are, but that a trunk puts VLAN tags into its frames itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,13 +13,16 @@ use super::AttachError;
 use crate::attachments::Attachment;
 use crate::model::Mac;
 use crate::namespace::Namespace;
-use crate::netlink::{Netlink, NetlinkError, Route, TABLE_MAIN, VethPair};
+use crate::netlink::{self, Netlink, NetlinkError, Route, TABLE_MAIN, VethPair};
 
 /// The names of host ends begin with it; fourteen hexadecimal digits follow.
 pub(super) const PORT_PREFIX: &str = "v";
 
 /// Routes in Pods are made by nobody's routing daemon: RTPROT_BOOT, like `ip route add`.
 const PROTOCOL_BOOT: u8 = 3;
+
+/// The features by which an interface leaves VLAN tags to its device, in ethtool's words.
+const VLAN_FEATURES: [&str; 2] = ["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"];
 
 /// An address of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(super) struct PodLink {
     pub mac: Mac,
     pub mtu: u32,
     pub queues: u32,
+    /// Whether its frames may be tagged.
+    pub trunk: bool,
     pub addresses: Vec<PodAddress>,
 }
 
@@ -90,6 +96,10 @@ pub(super) fn make(link: &PodLink, pod: &Namespace) -> Result<Option<Mac>, Attac
         set(&link.interface, "disable_ipv6", "0")?;
         set(&link.interface, "accept_dad", "0")?;
         set(&link.interface, "accept_ra", "0")?;
+    }
+    if link.trunk {
+        // The kernel would hand the tag over beside the frame, where AF_XDP does not look.
+        netlink::disable_features(&link.interface, &VLAN_FEATURES)?;
     }
     raise(&mut far, "lo")?;
     far.set_up(own.index, None)?;

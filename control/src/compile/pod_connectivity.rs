@@ -3,7 +3,7 @@
 use seine_datapath_api::v1;
 
 use crate::attachments::{Attachment, Device};
-use crate::model::{AllowedAddress, SocketMode};
+use crate::model::{AllowedAddress, SocketMode, VlanRange};
 
 /// The endpoint of an attachment.
 pub fn endpoint(attachment: &Attachment) -> v1::Object {
@@ -17,6 +17,7 @@ pub fn endpoint(attachment: &Attachment) -> v1::Object {
             mtu: attachment.mtu,
             allowed_addresses: permit.allowed_addresses.iter().map(allowed_address).collect(),
             trusted_router: permit.trusted_router,
+            vlans: permit.vlans.iter().map(vlans).collect(),
             network_id: attachment.network_id.into(),
             interface_index: attachment.interface_index,
         })),
@@ -26,6 +27,10 @@ pub fn endpoint(attachment: &Attachment) -> v1::Object {
 fn allowed_address(allowed: &AllowedAddress) -> v1::AllowedAddress {
     let mac = allowed.mac.map(|mac| mac.bytes().to_vec()).unwrap_or_default();
     v1::AllowedAddress { range: allowed.range.to_string(), mac }
+}
+
+fn vlans(range: &VlanRange) -> v1::VlanRange {
+    v1::VlanRange { first: range.first().into(), last: range.last().into() }
 }
 
 /// How the port of an attachment is opened; the session is filled in by who asks.

@@ -8,6 +8,7 @@ mod port;
 mod selector;
 mod sender;
 mod service;
+mod vlan;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ pub use port::{
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use sender::{AllowedAddress, Permission, SenderPermit};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort};
+pub use vlan::{VlanError, VlanRange};
 
 /// Everything the agent knows of the cluster.
 #[derive(Debug, Clone, Default, PartialEq)]

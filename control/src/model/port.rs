@@ -118,7 +118,6 @@ impl PortRequest {
                     request.mtu = Some(number(value, min, limits.mtu_max).map_err(wrong)?);
                 }
                 name if SenderPermit::is_about(name) => {}
-                "vlans" => return Err(wrong("VLAN trunks are not there yet".into())),
                 _ => return Err(wrong("no such annotation is known to this version".into())),
             }
         }
@@ -243,7 +242,7 @@ mod tests {
             (&[("kind", "af-xdp"), ("mode", "server")], "only a port of kind vhost-user has it"),
             (&[("mode", "server")], "only a port of kind vhost-user has it"),
             (&[("king", "veth")], "no such annotation"),
-            (&[("vlans", "100")], "not there yet"),
+            (&[("vlans", "0")], "is no VLAN"),
             (&[("trusted-router", "yes")], "true or false"),
         ] {
             let error = read(annotations).unwrap_err().to_string();

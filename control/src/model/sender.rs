@@ -6,12 +6,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, PortRequestError};
+use super::{Mac, PortRequestError, VlanRange};
 
 /// The annotation that lists addresses.
 const ALLOWED_ADDRESSES: &str = "allowed-addresses";
 /// The annotation of a router.
 const TRUSTED_ROUTER: &str = "trusted-router";
+/// The annotation of a trunk.
+const VLANS: &str = "vlans";
+/// The most ranges of VLANs that a Pod may list, likewise.
+const VLAN_RANGES_MAX: usize = 64;
 /// The most addresses and ranges that a Pod may list: what the datapath looks through.
 const ALLOWED_ADDRESSES_MAX: usize = 64;
 
@@ -22,6 +26,9 @@ pub struct SenderPermit {
     pub allowed_addresses: Vec<AllowedAddress>,
     /// Whether it may send from any address outside of the cluster.
     pub trusted_router: bool,
+    /// VLANs that its frames may be tagged with.
+    #[serde(default)]
+    pub vlans: Vec<VlanRange>,
 }
 
 /// Addresses that a Pod may send from.
@@ -48,12 +55,15 @@ pub struct Permission {
     /// Whether they may be routers.
     #[serde(default)]
     pub trusted_router: bool,
+    /// VLANs that they may be trunks of; what they list must be within one of these.
+    #[serde(default)]
+    pub vlans: Vec<VlanRange>,
 }
 
 impl SenderPermit {
     /// Whether this annotation, named without its prefix, is about it.
     pub fn is_about(name: &str) -> bool {
-        [ALLOWED_ADDRESSES, TRUSTED_ROUTER].contains(&name)
+        [ALLOWED_ADDRESSES, TRUSTED_ROUTER, VLANS].contains(&name)
     }
 
     /// Reads annotations, given without the prefix of their names.
@@ -75,6 +85,15 @@ impl SenderPermit {
                 _ => return Err(wrong(TRUSTED_ROUTER, value, "it is true or false".into())),
             };
         }
+        if let Some(value) = annotations.get(VLANS) {
+            let wrong = |reason| wrong(VLANS, value, reason);
+            let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+            let ranges: Result<_, _> = parts.map(str::parse::<VlanRange>).collect();
+            permit.vlans = ranges.map_err(|error| wrong(error.to_string()))?;
+            if permit.vlans.len() > VLAN_RANGES_MAX {
+                return Err(wrong(format!("{VLAN_RANGES_MAX} are the most")));
+            }
+        }
         Ok(permit)
     }
 
@@ -92,6 +111,11 @@ impl SenderPermit {
             };
             if !own().any(permits) {
                 return Err(wrong(ALLOWED_ADDRESSES, &allowed.to_string(), unpermitted(namespace)));
+            }
+        }
+        for vlans in &self.vlans {
+            if !own().any(|it| it.vlans.iter().any(|permitted| permitted.holds(*vlans))) {
+                return Err(wrong(VLANS, &vlans.to_string(), unpermitted(namespace)));
             }
         }
         if self.trusted_router && !own().any(|it| it.trusted_router) {
@@ -176,6 +200,9 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
         assert!(read(TRUSTED_ROUTER, "yes").is_err());
+        let error = read(VLANS, "100,0").unwrap_err().to_string();
+        assert!(error.contains("`0` is no VLAN"), "{error}");
+        assert!(read(VLANS, &"5,".repeat(65)).is_err());
     }
 
     #[test]
@@ -185,6 +212,7 @@ mod tests {
             allowed_addresses: vec!["10.99.0.0/16".parse().unwrap()],
             macs: vec!["00:00:5e:00:01:0a".parse().unwrap()],
             trusted_router: false,
+            vlans: vec!["100".parse().unwrap(), "200-299".parse().unwrap()],
         };
         let permissions = [permission];
         let may = |namespace: &str, name: &str, value: &str| {
@@ -196,6 +224,10 @@ mod tests {
         assert!(!may("nfv", ALLOWED_ADDRESSES, "10.99.0.5,10.98.0.5"));
         assert!(!may("nfv", ALLOWED_ADDRESSES, "10.0.0.0/8"));
         assert!(!may("nfv", TRUSTED_ROUTER, "true"));
+        assert!(may("nfv", VLANS, "100,200-203,299"));
+        assert!(!may("nfv", VLANS, "100-200"));
+        assert!(!may("nfv", VLANS, "100,300"));
+        assert!(!may("web", VLANS, "100"));
         assert!(!may("web", ALLOWED_ADDRESSES, "10.99.0.5"));
         assert!(may("web", TRUSTED_ROUTER, "false"));
         let error = read(TRUSTED_ROUTER, "true").unwrap().check("web", &[]).unwrap_err();

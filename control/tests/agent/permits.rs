@@ -5,7 +5,7 @@ use seine_control::model::Permission;
 use super::node::{self, NODES, Netns, Node};
 
 const ASKS: &str = "{port.seine.io/allowed-addresses: '10.99.0.5, 10.99.1.0/24', \
-                    port.seine.io/trusted-router: 'true'}";
+                    port.seine.io/trusted-router: 'true', port.seine.io/vlans: '100, 150-152'}";
 
 fn permission() -> Permission {
     Permission {
@@ -13,6 +13,7 @@ fn permission() -> Permission {
         allowed_addresses: vec!["10.99.0.0/16".parse().unwrap()],
         macs: Vec::new(),
         trusted_router: true,
+        vlans: vec!["100-199".parse().unwrap()],
     }
 }
 
@@ -40,6 +41,8 @@ async fn a_pod_gets_what_an_operator_permits_for_as_long_as_that_stands() {
     let ranges: Vec<&str> = endpoint.allowed_addresses.iter().map(|it| it.range.as_str()).collect();
     assert_eq!(ranges, ["10.99.0.5/32", "10.99.1.0/24"]);
     assert!(endpoint.trusted_router);
+    let vlans: Vec<_> = endpoint.vlans.iter().map(|it| (it.first, it.last)).collect();
+    assert_eq!(vlans, [(100, 100), (150, 152)]);
     assert_eq!((endpoint.network_id, endpoint.interface_index), (0, 0));
 
     restart(&mut node, vec![permission()]).await;
