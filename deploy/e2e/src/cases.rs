@@ -33,6 +33,7 @@ mod seat;
 mod service;
 mod socket;
 mod startup;
+mod trunk;
 
 /// So many tests together send enough for a sample.
 const SAMPLED_FROM: usize = 5;
@@ -111,6 +112,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         guest::CASES,
         processor::CASES,
         permitted::CASES,
+        trunk::CASES,
         loan::CASES,
         restart::CASES,
         startup::CASES,
