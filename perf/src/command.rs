@@ -7,6 +7,7 @@ pub mod forward;
 pub mod idle;
 pub mod instructions;
 pub mod latency;
+pub mod lent_sockets;
 pub mod memory;
 pub mod netperf;
 pub mod peers;

@@ -7,8 +7,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use seine_e2e::failure::Outcome;
 use seine_perf::command::{
-    cases, cni_add, first_packets, forward, idle, instructions, latency, memory, netperf, peers,
-    replay, restart, stages,
+    cases, cni_add, first_packets, forward, idle, instructions, latency, lent_sockets, memory,
+    netperf, peers, replay, restart, stages,
 };
 use seine_perf::output::Output;
 use seine_perf::topology::fillers;
@@ -32,6 +32,7 @@ Run as root, on an otherwise idle machine, from a release build:
   target/release/seine-perf peers --quick
   target/release/seine-perf latency
   target/release/seine-perf restart
+  target/release/seine-perf lent-sockets
   target/release/seine-perf report idle.jsonl --plots .
 
 An interrupted run leaves namespaces behind; the next run removes them, and so does
@@ -86,6 +87,13 @@ enum Command {
     /// veths: the worker process is killed and its parent starts another, the whole datapath is
     /// killed and started, a guest goes and comes back. In half a minute.
     Restart(restart::Arguments),
+    /// A Pod's program on AF_XDP sockets lent to it, beside one on a UDP socket of its kernel.
+    ///
+    /// Three Pods of one node; the generator, by plain sendto and recvfrom, on core 0, the program
+    /// that answers on core 1: seine-echo, or recvfrom and sendto. The datapath's two workers share
+    /// these cores, so the rate is what is left of them. Round trips at a fixed rate, with idle
+    /// fillers.
+    LentSockets(lent_sockets::Arguments),
     /// How long packets are under way through Seine and through Open vSwitch, over vhost-user.
     ///
     /// At 10, 50 and 90 % of what each forwards at most, and at the same packets a second; half of
@@ -185,6 +193,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
             measure(&|output| first_packets::run(&arguments, output))
         }
         Command::Peers(arguments) => measure(&|output| peers::run(&arguments, output)),
+        Command::LentSockets(arguments) => measure(&|output| lent_sockets::run(&arguments, output)),
         Command::Restart(arguments) => measure(&|output| restart::run(&arguments, output)),
         Command::Latency(arguments) => measure(&|output| latency::run(&arguments, output)),
         Command::LatencyRow { profile, common_mpps } => {

@@ -4,6 +4,7 @@
 
 mod forward;
 mod latency;
+mod lent_sockets;
 mod pair;
 mod peer;
 mod restart;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::forward::{Forward, Part, TableWork};
 pub use self::latency::{Latency, LoadOf};
+pub use self::lent_sockets::{PodEcho, PodSocket};
 pub use self::pair::Pair;
 pub use self::peer::{Peer, PeerSystem};
 pub use self::restart::{Death, Restart, Way};
@@ -89,6 +91,8 @@ pub enum Record {
     Latency(Box<Latency>),
     /// The first packet after somebody died.
     Restart(Restart),
+    /// A Pod's program that answers.
+    PodEcho(PodEcho),
     /// One part of a packet's way.
     Part(Part),
 }

@@ -7,6 +7,7 @@ mod forward;
 mod grid;
 mod idle;
 mod latency;
+mod lent_sockets;
 mod memory;
 mod netperf;
 mod pairs;
@@ -45,6 +46,7 @@ pub fn tables(records: &[Record]) -> String {
         segments::table,
         latency::table,
         restart::table,
+        lent_sockets::table,
     ];
     for table in kinds {
         if let Some(table) = table(records) {
