@@ -11,6 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::configuration::Configuration;
+use crate::placement::{Placement, PlacementError, usable_cores};
 use crate::port::af_xdp::is_pinned;
 use crate::port::{Interface, OpenError};
 
@@ -48,16 +49,9 @@ pub enum Finding {
         /// Bytes allowed.
         allowed: u64,
     },
-    /// A core.
-    #[error(
-        "core {core} in `workers.cores` is not there, or not for this process; it may use {usable:?}"
-    )]
-    Core {
-        /// The core.
-        core: usize,
-        /// Those that it may use.
-        usable: Vec<usize>,
-    },
+    /// The cores.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// The uplink.
     #[error("`uplink.interface`: {0}")]
     Uplink(#[from] OpenError),
@@ -68,14 +62,14 @@ pub enum Finding {
     #[error(
         "`uplink.interface`: `{interface}` has {have} queues and {want} workers want one each; \
          `ethtool -L {interface} combined {want}` (for a veth: `rx {want} tx {want}`), \
-         or change `workers.cores`"
+         or change `workers.queues`"
     )]
     UplinkQueues {
         /// The uplink.
         interface: String,
         /// Queues in use.
         have: usize,
-        /// Workers.
+        /// Queues of each port.
         want: usize,
     },
     /// The frames are too small for the uplink.
@@ -149,12 +143,9 @@ fn locked_memory(configuration: &Configuration, rights: u64, findings: &mut Vec<
 }
 
 fn cores(configuration: &Configuration, findings: &mut Vec<Finding>) {
-    let usable: Vec<usize> =
-        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
-    for &core in &configuration.workers.cores {
-        if !usable.contains(&core) {
-            findings.push(Finding::Core { core, usable: usable.clone() });
-        }
+    let workers = &configuration.workers;
+    if let Err(error) = Placement::of(workers, workers.queue_count(), &usable_cores()) {
+        findings.push(error.into());
     }
 }
 
@@ -163,7 +154,7 @@ fn uplink(configuration: &Configuration, findings: &mut Vec<Finding>) {
         Ok(interface) => interface,
         Err(error) => return findings.push(error.into()),
     };
-    let (have, want) = (interface.queues, configuration.workers.cores.len());
+    let (have, want) = (interface.queues, configuration.workers.queue_count());
     if have != want {
         let interface = interface.name.clone();
         findings.push(Finding::UplinkQueues { interface, have, want });

@@ -4,17 +4,18 @@
 //! test holds it and the defaults here together.
 
 mod connections;
+mod workers;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use std::{fs, io};
 
 use serde::Deserialize;
 
 pub use connections::Connections;
+pub use workers::{PollMode, Queues, Workers};
 
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
-use crate::worker::Poll;
+use crate::placement::PlacementError;
 
 /// Every key with its default and the reason for it.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
@@ -43,6 +44,9 @@ pub enum ConfigurationError {
         /// What, in one line.
         reason: Box<str>,
     },
+    /// Workers that cannot be placed.
+    #[error("configuration: workers: {0}")]
+    Placement(#[from] PlacementError),
     /// A value that cannot be.
     #[error("configuration: {key}: {reason}")]
     Value {
@@ -103,28 +107,6 @@ pub struct Gateway {
     pub host_interface: String,
 }
 
-/// The workers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Workers {
-    /// The core of each.
-    pub cores: Vec<usize>,
-    /// How they wait.
-    pub poll: PollMode,
-    /// How long an adaptive worker looks before it sleeps, in microseconds.
-    pub spin_us: u64,
-}
-
-/// How workers wait for packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PollMode {
-    /// They sleep when there is nothing to do.
-    Adaptive,
-    /// They never sleep.
-    Spin,
-}
-
 /// Packet memory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -170,12 +152,6 @@ pub enum LogFormat {
 impl Default for Gateway {
     fn default() -> Self {
         Gateway { interface: "seine-gw0".to_owned(), host_interface: "seine-host0".to_owned() }
-    }
-}
-
-impl Default for Workers {
-    fn default() -> Self {
-        Workers { cores: vec![0, 1], poll: PollMode::Adaptive, spin_us: 20 }
     }
 }
 
@@ -241,26 +217,7 @@ impl Configuration {
         {
             return refuse("gateway.host_interface", "is another port's, too".into());
         }
-        let cores = &self.workers.cores;
-        if cores.is_empty() || cores.len() > WORKERS_MAX {
-            let count = cores.len();
-            return refuse(
-                "workers.cores",
-                format!("{count} cores; 1 to {WORKERS_MAX} can be used"),
-            );
-        }
-        let mut unique = cores.clone();
-        unique.sort_unstable();
-        unique.dedup();
-        if unique.len() != cores.len() {
-            return refuse("workers.cores", "a core is named twice".into());
-        }
-        if self.workers.spin_us > 1_000_000 {
-            return refuse(
-                "workers.spin_us",
-                "above a second; `poll = \"spin\"` never rests".into(),
-            );
-        }
+        self.workers.check()?;
         if !matches!(self.frames.bytes, 2048 | 4096) {
             return refuse("frames.bytes", format!("{}; 2048 and 4096 work", self.frames.bytes));
         }
@@ -285,16 +242,6 @@ impl Configuration {
     /// Where crash reports go.
     pub fn crash_folder(&self) -> PathBuf {
         self.run_dir.join("crash")
-    }
-
-    /// How the workers wait.
-    pub fn poll(&self) -> Poll {
-        match self.workers.poll {
-            PollMode::Spin => Poll::Spin,
-            PollMode::Adaptive => {
-                Poll::Adaptive { spin: Duration::from_micros(self.workers.spin_us) }
-            }
-        }
     }
 }
 
@@ -330,7 +277,8 @@ mod tests {
         let all = toml::from_str::<toml::Table>(
             &DEFAULT_TOML
                 .replace("# interface = \"eth0\"", "interface = \"eth0\"")
-                .replace("# node =", "node ="),
+                .replace("# node =", "node =")
+                .replace("# queues =", "queues ="),
         )
         .unwrap();
         let keys = |table: &str| {
@@ -338,7 +286,10 @@ mod tests {
             table.keys().cloned().collect::<Vec<String>>()
         };
         assert_eq!(keys("gateway"), ["host_interface", "interface"]);
-        assert_eq!(keys("workers"), ["cores", "poll", "spin_us"]);
+        assert_eq!(
+            keys("workers"),
+            ["cores", "placement", "poll", "queues", "relative", "spin_us"]
+        );
         assert_eq!(keys("frames"), ["bytes", "count"]);
         let connections = [
             "first_packets_burst",
@@ -350,6 +301,20 @@ mod tests {
         assert_eq!(keys("connections"), connections);
         assert_eq!(keys("log"), ["format", "level"]);
         assert_eq!(all.len(), 9);
+    }
+
+    #[test]
+    fn queues_are_placed_by_the_word_auto_or_by_the_core_of_each() {
+        let placement = |text: &str| {
+            let uplink = "[uplink]\ninterface = \"eth0\"\n[workers]\nqueues = 3\n";
+            parse(&format!("{uplink}placement = {text}")).map(|it| it.workers.placement)
+        };
+        assert_eq!(placement("\"auto\""), Ok(Queues::Auto));
+        assert_eq!(placement("[0, 1, 1]"), Ok(Queues::Placed(vec![0, 1, 1])));
+        let refused = placement("\"even\"").unwrap_err();
+        assert!(refused.contains("`even` is neither \"auto\" nor the core of each"), "{refused}");
+        let refused = placement("3").unwrap_err();
+        assert!(refused.contains("expected \"auto\" or the core of each queue"), "{refused}");
     }
 
     #[test]
@@ -376,6 +341,10 @@ mod tests {
             (&format!("{uplink}[gateway]\nhost_interface = \"eth0\""), "gateway.host_interface"),
             (&format!("{uplink}[workers]\ncores = []"), "workers.cores"),
             (&format!("{uplink}[workers]\ncores = [1, 1]"), "workers.cores"),
+            (&format!("{uplink}[workers]\nqueues = 1"), "workers"),
+            (&format!("{uplink}[workers]\nqueues = 65"), "workers.queues"),
+            (&format!("{uplink}[workers]\nplacement = [0]"), "workers"),
+            (&format!("{uplink}[workers]\nplacement = [0, 7]"), "workers"),
             (&format!("{uplink}[frames]\nbytes = 1500"), "frames.bytes"),
             (&format!("{uplink}[frames]\ncount = 7"), "frames.count"),
             (&format!("{uplink}[connections]\nmax = 10"), "connections.max"),

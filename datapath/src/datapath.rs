@@ -22,11 +22,13 @@ use crate::counters::PortCounters;
 use crate::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use crate::frame::{FrameCache, Region};
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
+use crate::placement::Placement;
 use crate::port::af_xdp::LoanOptions;
 use crate::ports::{OpenPort, POD_PORTS_MAX, PortTable};
+use crate::shift::Poll;
 use crate::slot::{Command, Slot};
 use crate::upkeep::account;
-use crate::workers::{WorkerError, WorkerHandle};
+use crate::workers::{WorkerError, Workers};
 use crate::writer::{ChangeError, Mode, Summary, Transaction, Writer};
 
 /// Why a port did not open or close.
@@ -89,7 +91,7 @@ pub struct Datapath {
     /// The one writer of State.
     pub writer: Writer,
     /// The workers, by index.
-    pub workers: Vec<WorkerHandle>,
+    pub workers: Workers,
     /// Which ports are open.
     pub ports: PortTable,
     /// Next hops on the underlay.
@@ -110,7 +112,7 @@ impl Datapath {
     /// A datapath without ports.
     pub fn new(
         writer: Writer,
-        workers: Vec<WorkerHandle>,
+        workers: Workers,
         (adjacencies, learned): (Arc<AdjacencyTable>, Arc<Learned>),
         devices: Box<dyn Devices>,
         region: &'static Region,
@@ -243,9 +245,16 @@ impl Datapath {
 
     /// Makes every worker carry over what its queues counted themselves.
     pub async fn sample(&self) -> Result<(), WorkerError> {
-        for worker in &self.workers {
+        for worker in self.workers.iter() {
             worker.ask(Command::Sample).await?;
         }
+        Ok(())
+    }
+
+    /// Runs the workers on these cores from now on, and has them wait in this way.
+    pub async fn place(&mut self, placement: &Placement, poll: Poll) -> Result<(), WorkerError> {
+        self.workers.place(placement, poll).await?;
+        self.devices.set_polled(poll == Poll::Spin);
         Ok(())
     }
 
@@ -317,7 +326,7 @@ impl Datapath {
     async fn detach(&mut self, name: &str, id: PortId) -> Result<(), PortError> {
         self.ports.set_whole(name, false);
         self.writer.withdraw(name).await?;
-        for worker in &self.workers {
+        for worker in self.workers.iter() {
             if let Some(slot) = worker.ask(|done| Command::Remove(id, done)).await? {
                 slot.close(&mut self.frames);
             }

@@ -101,6 +101,9 @@ pub trait Devices: Send + Sync {
     /// port whether its front end is "connected" or we are "waiting" for it.
     fn attach_mode(&self, interface: &str, kind: PortKind) -> String;
 
+    /// Says whether workers never rest, for devices that open from now on.
+    fn set_polled(&mut self, _polled: bool) {}
+
     /// Says what the uplink takes from the kernel.
     fn claim(&mut self, claims: Claims) -> Result<(), DeviceError>;
 }

@@ -223,7 +223,7 @@ pub fn follow_audit(
 fn collect(datapath: &Datapath, nameless: &mut u64) -> v1::AuditPart {
     let current = datapath.writer.current();
     let mut records: Vec<AuditRecord> = Vec::new();
-    for worker in &datapath.workers {
+    for worker in datapath.workers.iter() {
         let taken = std::iter::from_fn(|| worker.audit.take());
         records.extend(taken.take(PART_ENTRIES));
     }

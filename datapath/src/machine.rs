@@ -6,12 +6,16 @@
 #![allow(unsafe_code, reason = "the cycle counter, and descriptors that ports own")]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
+
+use crate::configuration::WORKERS_MAX;
 
 /// The time stamp counter; nanoseconds where there is none.
 #[inline]
@@ -81,7 +85,13 @@ impl Wake {
         unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
-    /// Takes a pending wake. Whatever was stored before it was woken is seen after.
+    /// Takes a wake, if one is pending. Whatever was stored before it was woken is seen after.
+    pub fn take_pending(&self) {
+        if self.pending.load(Ordering::Relaxed) {
+            self.take();
+        }
+    }
+
     fn take(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: the buffer is eight bytes, as an eventfd wants; it does not block.
@@ -143,6 +153,15 @@ impl Bed {
             unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, descriptor, &mut event) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// Sleeps until something is readable in one of several beds, as [`Bed::sleep`] does in one. What
+/// woke is not taken.
+pub fn sleep_in_any<'a>(beds: impl Iterator<Item = &'a Bed>, limit_ms: i32) {
+    let beds = beds.map(|bed| PollFd::new(bed.epoll.as_fd(), PollFlags::POLLIN));
+    let mut beds: ArrayVec<PollFd<'_>, WORKERS_MAX> = beds.collect();
+    // It fails only by a signal, which is a wake like any other.
+    let _ = poll(&mut beds, PollTimeout::try_from(limit_ms).unwrap_or(PollTimeout::ZERO));
 }
 
 #[cfg(test)]

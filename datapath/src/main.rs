@@ -1,6 +1,6 @@
 //! `seine-datapath`: a small parent that starts the worker process again when it ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -25,6 +25,9 @@ use tracing::level_filters::LevelFilter;
 /// To start: write a configuration (`--print-default-config` documents every key; only
 /// `uplink.interface` must be set), try it with `--check`, then run it as root. To look inside use
 /// `seinectl port list`, `seinectl drop list` and `seinectl trace`.
+///
+/// SIGHUP makes it read the configuration again: what [workers] says takes force at once, with
+/// connections kept; all else that has changed is named in the log.
 ///
 /// When the worker process crashes it is started again, five times a minute at most, and a report
 /// with the packet it worked on is in `crash/` of the run_dir. When it is stopped, Pods stay cut
@@ -68,7 +71,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse([error.to_string()]),
     };
     if let Some(parent) = arguments.worker_process {
-        return worker_process(&configuration, Pid::from_raw(parent));
+        return worker_process(&configuration, &arguments.config, Pid::from_raw(parent));
     }
     if arguments.remove {
         return match process::remove(&configuration) {
@@ -119,7 +122,7 @@ fn parent(arguments: &Arguments, configuration: &Configuration) -> anyhow::Resul
     Ok(ending.exit_code())
 }
 
-fn worker_process(configuration: &Configuration, parent: Pid) -> ExitCode {
+fn worker_process(configuration: &Configuration, path: &Path, parent: Pid) -> ExitCode {
     // The kernel ends this process with its parent, however that ends.
     if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
         return refuse([format!("cannot tie the worker process to its parent: {error}")]);
@@ -130,7 +133,7 @@ fn worker_process(configuration: &Configuration, parent: Pid) -> ExitCode {
     }
     start_log(configuration);
     crash::install_hook();
-    match serve(configuration) {
+    match serve(configuration, path) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", with_sources(&error));
@@ -143,12 +146,12 @@ fn worker_process(configuration: &Configuration, parent: Pid) -> ExitCode {
     }
 }
 
-fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
+fn serve(configuration: &Configuration, path: &Path) -> Result<(), ProcessError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| ProcessError::System { what: "a runtime", source })?
-        .block_on(process::serve(configuration))
+        .block_on(process::serve(configuration, path))
 }
 
 fn start_log(configuration: &Configuration) {

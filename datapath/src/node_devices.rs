@@ -87,7 +87,7 @@ impl NodeDevices {
         configuration: &Configuration,
         region: &'static Region,
     ) -> Result<Opened, NodeDevicesError> {
-        let (pins, workers) = (configuration.pins(), configuration.workers.cores.len());
+        let (pins, workers) = (configuration.pins(), configuration.workers.queue_count());
         mount_pins(&pins)
             .map_err(|source| NodeDevicesError::Pins { path: pins.clone(), source })?;
         let ports = Namespace::isolated(&configuration.ports_namespace)?;
@@ -229,6 +229,10 @@ impl Devices for NodeDevices {
             }
             _ => String::new(),
         }
+    }
+
+    fn set_polled(&mut self, polled: bool) {
+        self.polled = polled;
     }
 
     fn claim(&mut self, claims: Claims) -> Result<(), DeviceError> {

@@ -20,7 +20,7 @@ use seine_pipeline::connection::{ConnectionMemory, ConnectionTable};
 use seine_pipeline::learned::Learned;
 use seine_pipeline::state::State;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -35,6 +35,8 @@ use crate::memory::{self, MapError};
 use crate::netns::{Namespace, NamespaceError};
 use crate::next_hop::NextHops;
 use crate::node_devices::{NodeDevices, NodeDevicesError, Opened};
+use crate::placement::{Placement, PlacementError, usable_cores};
+use crate::reload::{Reloader, reload};
 use crate::service::DatapathService;
 use crate::underlay::NextHopError;
 use crate::workers::{self, WorkerError, WorkersPlan};
@@ -69,6 +71,9 @@ pub enum ProcessError {
     /// The workers.
     #[error(transparent)]
     Workers(#[from] WorkerError),
+    /// Where they run.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// One of the node's ports.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -110,12 +115,13 @@ fn connections(configuration: &Configuration, seed: u64) -> Result<ConnectionTab
 }
 
 /// Starts everything, serves until SIGTERM or SIGINT, and stops the workers.
-pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
+pub async fn serve(configuration: &Configuration, path: &Path) -> Result<(), ProcessError> {
     prepare_run_dir(&configuration.run_dir)?;
     let _lock = wait_for_lock(&configuration.run_dir).await?;
     let system = |what| move |source| ProcessError::System { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    let hangup = signal(SignalKind::hangup()).map_err(system("SIGHUP"))?;
 
     let region = Region::map(configuration.frames.count, configuration.frames.bytes)?;
     let Opened { devices, uplink, uplink_index, gateway, host } =
@@ -124,8 +130,12 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     let seed = hash_seed().map_err(system("randomness"))?;
     let learned = Arc::new(Learned::with_connections(connections(configuration, seed)?, seed));
     let plan = WorkersPlan {
-        cores: configuration.workers.cores.iter().copied().map(Some).collect(),
-        poll: configuration.poll(),
+        placement: Placement::of(
+            &configuration.workers,
+            configuration.workers.queue_count(),
+            &usable_cores(),
+        )?,
+        poll: configuration.workers.poll(),
         crash_folder: configuration.crash_folder(),
         learned: learned.clone(),
         sample_every: configuration.connections.sample_every,
@@ -143,24 +153,39 @@ pub async fn serve(configuration: &Configuration) -> Result<(), ProcessError> {
     let socket = configuration.socket();
     let listener = listen(&socket)?;
     let datapath = Arc::new(Mutex::new(datapath));
+    let reloader = Arc::new(Mutex::new(Reloader::new(path.to_owned(), configuration.clone())));
+    let reloading = reload_at(hangup, reloader.clone(), datapath.clone());
     let server = Server::builder()
         .concurrency_limit_per_connection(64)
-        .add_service(DatapathServer::new(DatapathService::new(datapath.clone())))
+        .add_service(DatapathServer::new(DatapathService::new(datapath).reloading(reloader)))
         .serve_with_incoming(UnixListenerStream::new(listener));
     tracing::info!(
         node = configuration.node,
         socket = %socket.display(),
-        workers = configuration.workers.cores.len(),
+        workers = configuration.workers.queue_count(),
         "ready: nothing is forwarded before the agent has installed a Node"
     );
     let ending = tokio::select! {
         served = server => served.map_err(|source| ProcessError::Serve { path: socket, source }),
         _ = &mut following => Err(ProcessError::NextHopsEnded),
+        () = reloading => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
     tracing::info!("ending: Pod ports drop until the datapath runs again");
     ending
+}
+
+/// Reads the configuration again whenever the signal comes.
+async fn reload_at(
+    mut hangup: Signal,
+    reloader: Arc<Mutex<Reloader>>,
+    datapath: Arc<Mutex<Datapath>>,
+) {
+    while hangup.recv().await.is_some() {
+        // What came of it is in the log.
+        let _ = reload(reloader.clone(), datapath.clone()).await;
+    }
 }
 
 /// Takes away what a datapath with this configuration leaves on a node: pinned programs, taps,

@@ -163,6 +163,11 @@ impl Publication {
 }
 
 impl PublicationReader {
+    /// The worker whose end this is.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
     /// The State to work with until the next `observe`.
     pub fn current(&self) -> &Published {
         &self.current

@@ -25,7 +25,7 @@ use crate::datapath::{Datapath, PortError};
 use crate::machine::{boot_time_ms, cycles};
 use crate::port::af_xdp::LoanOptions;
 use crate::ports::POD_PORTS_MAX;
-use crate::worker::Poll;
+use crate::reload::{self, Reloader};
 use crate::writer::ChangeError;
 use crate::{listing, parts};
 
@@ -39,12 +39,18 @@ pub const SERVER: &str = concat!("seine-datapath ", env!("CARGO_PKG_VERSION"));
 #[derive(Clone)]
 pub struct DatapathService {
     datapath: Arc<Mutex<Datapath>>,
+    reloader: Option<Arc<Mutex<Reloader>>>,
 }
 
 impl DatapathService {
     /// A service over `datapath`.
     pub fn new(datapath: Arc<Mutex<Datapath>>) -> DatapathService {
-        DatapathService { datapath }
+        DatapathService { datapath, reloader: None }
+    }
+
+    /// Has a configuration that can be read again.
+    pub fn reloading(self, reloader: Arc<Mutex<Reloader>>) -> DatapathService {
+        DatapathService { reloader: Some(reloader), ..self }
     }
 }
 
@@ -218,10 +224,7 @@ impl Service for DatapathService {
         let workers = datapath.workers.iter().map(|worker| v1::Worker {
             index: worker.index as u32,
             core: worker.core.unwrap_or_default() as u32,
-            poll: match worker.poll {
-                Poll::Adaptive { .. } => "adaptive".to_owned(),
-                Poll::Spin => "spin".to_owned(),
-            },
+            poll: worker.poll.name().to_owned(),
             packets: worker.counters.packets.read(),
             batches: worker.counters.batches.read(),
             empty_polls: worker.counters.empty_polls.read(),
@@ -241,6 +244,18 @@ impl Service for DatapathService {
             queues: answers::worker_queues(&datapath, worker.index),
         });
         Ok(Response::new(v1::ListWorkersReply { workers: workers.collect() }))
+    }
+
+    async fn reload(&self, _: Request<v1::ReloadRequest>) -> Answer<v1::ReloadReply> {
+        let Some(reloader) = self.reloader.clone() else {
+            return Err(Status::failed_precondition("this datapath was started without a file"));
+        };
+        let reload = reload::reload(reloader, self.datapath.clone());
+        let reloaded = match tokio::spawn(reload).await {
+            Ok(result) => result.map_err(|error| error.status())?,
+            Err(error) => return Err(Status::internal(error.to_string())),
+        };
+        Ok(Response::new(reloaded.into()))
     }
 
     async fn list_tables(&self, _: Request<v1::ListTablesRequest>) -> Answer<v1::ListTablesReply> {

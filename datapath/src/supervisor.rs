@@ -1,8 +1,8 @@
 //! The parent: starts the worker process again when it ends, five times a minute at most.
 //!
 //! The two die together: the worker process asks the kernel for SIGKILL when its parent ends, and
-//! the parent passes SIGTERM on. The parent holds no device and handles no packet, so there is
-//! nothing in it to crash.
+//! the parent passes SIGTERM and SIGHUP on. The parent holds no device and handles no packet, so
+//! there is nothing in it to crash.
 
 use std::collections::VecDeque;
 use std::io;
@@ -61,13 +61,17 @@ impl Ending {
 pub async fn supervise(mut command: impl FnMut() -> Command) -> io::Result<Ending> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut restarts: VecDeque<Instant> = VecDeque::new();
     loop {
         let mut child = command().spawn()?;
-        let status = tokio::select! {
-            status = child.wait() => status?,
-            _ = terminate.recv() => return stop(&mut child).await,
-            _ = interrupt.recv() => return stop(&mut child).await,
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status?,
+                _ = terminate.recv() => return stop(&mut child).await,
+                _ = interrupt.recv() => return stop(&mut child).await,
+                _ = hangup.recv() => tell(&child, Signal::SIGHUP),
+            }
         };
         if status.success() {
             return Ok(Ending::Stopped);
@@ -100,10 +104,7 @@ pub async fn supervise(mut command: impl FnMut() -> Command) -> io::Result<Endin
 }
 
 async fn stop(child: &mut Child) -> io::Result<Ending> {
-    if let Some(id) = child.id() {
-        // It fails only when the child has ended just now.
-        let _ = kill(Pid::from_raw(id as i32), Signal::SIGTERM);
-    }
+    tell(child, Signal::SIGTERM);
     match tokio::time::timeout(STOP_LIMIT, child.wait()).await {
         Ok(status) => tracing::info!("the worker process {}", describe(status?)),
         Err(_) => {
@@ -112,6 +113,13 @@ async fn stop(child: &mut Child) -> io::Result<Ending> {
         }
     }
     Ok(Ending::Stopped)
+}
+
+fn tell(child: &Child, signal: Signal) {
+    if let Some(id) = child.id() {
+        // It fails only when the child has ended just now.
+        let _ = kill(Pid::from_raw(id as i32), signal);
+    }
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -163,6 +171,21 @@ mod tests {
             format!("echo start >> {path}; [ $(wc -l < {path}) -gt {RESTARTS_MAX} ] || kill -9 $$");
         assert_eq!(supervise(shell(script)).await.unwrap(), Ending::Stopped);
         assert_eq!(starts(&log), RESTARTS_MAX + 1);
+    }
+
+    #[tokio::test]
+    async fn a_hangup_is_passed_on_and_ends_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let ready = folder.path().join("ready");
+        // Ends well only when the signal came to it.
+        let script =
+            format!("trap 'exit 0' HUP; touch {}; sleep 30 & wait; exit 1", ready.display());
+        let supervised = tokio::spawn(supervise(shell(script)));
+        while !ready.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        kill(Pid::this(), Signal::SIGHUP).unwrap();
+        assert_eq!(supervised.await.unwrap().unwrap(), Ending::Stopped);
     }
 
     #[tokio::test]

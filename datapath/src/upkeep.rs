@@ -68,8 +68,8 @@ impl Default for AuditRing {
     }
 }
 
-/// When there is more to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// When there is more to do, soonest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Due {
     /// At once.
     Now,

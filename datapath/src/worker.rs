@@ -1,4 +1,5 @@
-//! One worker: a core that receives, runs the pipeline, transmits and rests.
+//! One worker: it receives, runs the pipeline, transmits and rests, on a core that a
+//! [shift](crate::shift) lends it.
 //!
 //! Worker `w` owns queue `w` of every port. A round goes over its queues and gathers batches from
 //! them, decides about each batch, and sorts the frames by egress port; then each port that got
@@ -11,10 +12,9 @@
 mod egress;
 mod paying;
 mod queues;
+mod rest;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
@@ -34,29 +34,7 @@ use crate::machine::{Bed, Wake, boot_time_ms, cycles};
 use crate::processor::Processor;
 use crate::publish::PublicationReader;
 use crate::slot::{Command, Slot};
-use crate::upkeep::{Due, Upkeep};
-
-/// Wakes in a row that bring no packet before a worker asks its queues what is the matter: a device
-/// that vanished polls readable for ever.
-const FRUITLESS_WAKES_MAX: u32 = 16;
-
-/// How long a worker sleeps at most while it owns a queue that cannot wake it.
-const UNWAKEABLE_SLEEP_MS: i32 = 1;
-
-/// How long it sleeps at most when frames ran out: a device that has none wakes nobody.
-const SHORT_SLEEP_MS: i32 = 10;
-
-/// How a worker waits for packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Poll {
-    /// Spins for this long after the last packet, then sleeps in the kernel.
-    Adaptive {
-        /// How long.
-        spin: Duration,
-    },
-    /// Never sleeps.
-    Spin,
-}
+use crate::upkeep::Upkeep;
 
 /// What a worker shares with the rest of the process.
 pub struct WorkerParts {
@@ -74,10 +52,6 @@ pub struct WorkerParts {
     pub commands: Receiver<Command>,
     /// Ends its sleep.
     pub wake: Arc<Wake>,
-    /// Makes it return.
-    pub stop: Arc<AtomicBool>,
-    /// How it waits.
-    pub poll: Poll,
     /// What it runs on.
     pub processor: Processor,
 }
@@ -93,7 +67,7 @@ pub struct InHand {
     pub packet: Vec<u8>,
 }
 
-/// One core's work.
+/// One queue's work, of every port.
 pub struct Worker {
     parts: WorkerParts,
     clock: Clock,
@@ -146,42 +120,6 @@ impl Worker {
     #[must_use]
     pub fn by_clock(self, clock: Clock) -> Worker {
         Worker { clock, now_ms: clock(), ..self }
-    }
-
-    /// Works until told to stop.
-    pub fn serve(&mut self) {
-        let mut idle_since: Option<Instant> = None;
-        let mut fruitless_wakes = 0;
-        while !self.parts.stop.load(Ordering::Relaxed) {
-            self.obey();
-            if self.round() > 0 {
-                idle_since = None;
-                fruitless_wakes = 0;
-                continue;
-            }
-            let Poll::Adaptive { spin } = self.parts.poll else {
-                std::hint::spin_loop();
-                continue;
-            };
-            if idle_since.get_or_insert_with(Instant::now).elapsed() < spin {
-                std::hint::spin_loop();
-                continue;
-            }
-            if self.settle() {
-                continue;
-            }
-            let due = self.parts.upkeep.step((self.clock)());
-            if due == Due::Now {
-                continue;
-            }
-            if fruitless_wakes == FRUITLESS_WAKES_MAX {
-                fruitless_wakes = 0;
-                self.sample();
-            }
-            self.rest(due);
-            // The next round decides whether to spin again: a wake without a packet costs a look.
-            fruitless_wakes += 1;
-        }
     }
 
     /// Takes a new State and carries out what is asked. Between two rounds.
@@ -321,34 +259,6 @@ impl Worker {
         }
         *in_hand = None;
         outcomes
-    }
-
-    /// Collects what devices still had under way after the last packets. Says whether there was
-    /// any: then one more look is due before sleep.
-    fn settle(&mut self) -> bool {
-        let mut any = false;
-        for index in 0..self.polled.len() {
-            if let Some(slot) = &mut self.slots[self.polled[index].index()]
-                && std::mem::take(&mut slot.unsettled)
-            {
-                slot.queue.flush(&mut self.parts.frames);
-                any = true;
-            }
-        }
-        any
-    }
-
-    /// Sleeps until something comes.
-    fn rest(&mut self, due: Due) {
-        self.part_with_faulty();
-        self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
-        self.parts.counters.rests.add(1);
-        let limit_ms = match (self.unwakeable, self.parts.frames.take_short()) {
-            (0, false) => due.limit_ms(),
-            (0, true) => SHORT_SLEEP_MS,
-            _ => UNWAKEABLE_SLEEP_MS,
-        };
-        self.bed.sleep(&self.parts.wake, limit_ms);
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
 use etherparse::PacketBuilder;
@@ -20,10 +21,11 @@ use crate::frame::{Frame, Region};
 use crate::port::memory::{self, MemoryOptions, MemoryWire};
 use crate::processor::Processor;
 use crate::publish::{PublicationWriter, publication};
+use crate::upkeep::Due;
 
 const WORKERS: usize = 2;
 /// Gateway, uplink and three Pods.
-const PORTS: usize = 5;
+pub(crate) const PORTS: usize = 5;
 const RING: usize = 128;
 /// The payload that makes the worker panic.
 const TRIP: &[u8] = b"trip the worker that gets this";
@@ -134,8 +136,6 @@ impl Simulation {
                 counters: Arc::default(),
                 commands: receiver,
                 wake,
-                stop: Arc::default(),
-                poll: Poll::Spin,
                 processor,
             };
             workers.push(Worker::new(parts).unwrap());
@@ -286,7 +286,8 @@ fn a_worker_short_of_frames_sleeps_for_a_moment_only() {
         wake.wake();
     });
     let before = Instant::now();
-    worker.rest(Due::Never);
+    let limit_ms = worker.retire(Due::Never);
+    worker.sleep(limit_ms);
     let slept = before.elapsed();
     assert!(slept >= Duration::from_millis(5) && slept < Duration::from_secs(4), "{slept:?}");
     held.into_iter().for_each(|frame| worker.parts.frames.free(frame));

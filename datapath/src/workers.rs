@@ -1,14 +1,11 @@
-//! The worker threads: starting, asking, stopping.
+//! The workers, seen from outside: starting, asking, placing on cores.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{io, process};
+use std::{io, mem};
 
-use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use seine_pipeline::adjacency::AdjacencyTable;
 use seine_pipeline::learned::Learned;
@@ -17,14 +14,15 @@ use seine_pipeline::tally::RuleTallies;
 use tokio::sync::oneshot;
 
 use crate::counters::WorkerCounters;
-use crate::crash;
 use crate::frame::{FrameCache, Region};
 use crate::machine::Wake;
+use crate::placement::Placement;
 use crate::processor::Processor;
 use crate::publish::{PublicationReader, PublicationWriter, publication};
+use crate::shift::{GiveError, Order, Poll, ShiftHandle};
 use crate::slot::{COMMANDS_MAX, Command};
 use crate::upkeep::{AuditRing, Upkeep};
-use crate::worker::{Poll, Worker, WorkerParts};
+use crate::worker::{Worker, WorkerParts};
 
 /// How long a worker may take to answer a command: as long as a batch, in truth.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -32,8 +30,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How workers are to be started.
 #[derive(Clone)]
 pub struct WorkersPlan {
-    /// The core of each worker; `None` leaves it to the scheduler.
-    pub cores: Vec<Option<usize>>,
+    /// How many, and on which cores.
+    pub placement: Placement,
     /// How they wait for packets.
     pub poll: Poll,
     /// Where crash reports go.
@@ -44,16 +42,25 @@ pub struct WorkersPlan {
     pub sample_every: u32,
 }
 
-/// Why workers could not be started or asked.
+/// Why workers could not be started, asked or placed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// No thread, or no descriptor for it.
+    /// No descriptor for it.
     #[error("cannot start worker {worker}")]
     Start {
         /// The worker.
         worker: usize,
         /// What the system said.
         source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread for workers")]
+    Thread(#[source] io::Error),
+    /// The system does not let a thread run there.
+    #[error("no thread of this process may run on core {core}")]
+    Pin {
+        /// The core.
+        core: usize,
     },
     /// It does not answer.
     #[error("worker {worker} has not answered within {ANSWER_LIMIT:?}")]
@@ -67,13 +74,21 @@ pub enum WorkerError {
         /// The worker.
         worker: usize,
     },
+    /// It stays where it is.
+    #[error("worker {worker} cannot move to another core: {source}")]
+    Stays {
+        /// The worker.
+        worker: usize,
+        /// Why.
+        source: GiveError,
+    },
 }
 
 /// One worker, seen from outside.
 pub struct WorkerHandle {
     /// Its index: it owns the queues with this index.
     pub index: usize,
-    /// The core it is pinned to.
+    /// The core that it runs on.
     pub core: Option<usize>,
     /// How it waits.
     pub poll: Poll,
@@ -85,8 +100,8 @@ pub struct WorkerHandle {
     pub audit: Arc<AuditRing>,
     commands: Sender<Command>,
     wake: Arc<Wake>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// The place of the shift that runs it.
+    shift: usize,
 }
 
 impl WorkerHandle {
@@ -108,14 +123,136 @@ impl WorkerHandle {
     }
 }
 
-impl Drop for WorkerHandle {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.wake.wake();
-        if let Some(thread) = self.thread.take() {
-            // A worker that panicked has ended the process already.
-            let _ = thread.join();
+/// All workers, in their order, and the threads that run them.
+pub struct Workers {
+    handles: Vec<WorkerHandle>,
+    shifts: Vec<ShiftHandle>,
+    poll: Poll,
+    crash_folder: PathBuf,
+}
+
+impl Deref for Workers {
+    type Target = [WorkerHandle];
+
+    fn deref(&self) -> &[WorkerHandle] {
+        &self.handles
+    }
+}
+
+impl Workers {
+    /// Runs the workers on these cores from now on, and has them wait in this way. What fails
+    /// before a worker has moved changes nothing; a worker that does not answer ends it half-way,
+    /// and doing it again goes on from there.
+    pub async fn place(&mut self, placement: &Placement, poll: Poll) -> Result<(), WorkerError> {
+        assert_eq!(placement.places().len(), self.handles.len(), "a place for each worker");
+        let result = self.move_to(placement, poll).await;
+        self.dismiss_idle();
+        result
+    }
+
+    async fn move_to(&mut self, placement: &Placement, poll: Poll) -> Result<(), WorkerError> {
+        let shifts = self.shifts_for(placement)?;
+        for (worker, &place) in placement.places().iter().enumerate() {
+            let shift = shifts[place];
+            if self.handles[worker].shift != shift {
+                let given = self.give(worker).await?;
+                let core = self.shifts[shift].core;
+                let handle = &mut self.handles[worker];
+                (handle.shift, handle.core) = (shift, core);
+                self.ask_shift(shift, worker, |done| Order::Take(given, done)).await?;
+            }
         }
+        for (shift, worker) in self.first_workers() {
+            self.ask_shift(shift, worker, |done| Order::Poll(poll, done)).await?;
+        }
+        self.poll = poll;
+        self.handles.iter_mut().for_each(|handle| handle.poll = poll);
+        Ok(())
+    }
+
+    /// Of each core of the placement its shift: one that is there, or a new one without workers.
+    fn shifts_for(&mut self, placement: &Placement) -> Result<Vec<usize>, WorkerError> {
+        let mut found: Vec<usize> = Vec::new();
+        for &core in placement.cores() {
+            let there = self
+                .shifts
+                .iter()
+                .enumerate()
+                .position(|(at, shift)| shift.core == core && !found.contains(&at));
+            found.push(match there {
+                Some(at) => at,
+                None => {
+                    self.shifts.push(start_shift(core, Vec::new(), self.poll, &self.crash_folder)?);
+                    self.shifts.len() - 1
+                }
+            });
+            if let Some(shift) = found.last().and_then(|&at| self.shifts.get(at))
+                && let (false, Some(core)) = (shift.pinned, core)
+            {
+                return Err(WorkerError::Pin { core });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn give(&self, worker: usize) -> Result<Box<Worker>, WorkerError> {
+        let shift = self.handles[worker].shift;
+        let given = self.ask_shift(shift, worker, |done| Order::Give(worker, done)).await?;
+        given.map_err(|source| WorkerError::Stays { worker, source })
+    }
+
+    /// Asks a shift on behalf of a worker and waits for its answer.
+    async fn ask_shift<T>(
+        &self,
+        shift: usize,
+        worker: usize,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> Result<T, WorkerError> {
+        let (sender, answer) = oneshot::channel();
+        self.shifts[shift].order(order(sender));
+        self.wake_workers(shift);
+        match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => Err(WorkerError::NoAnswer { worker }),
+        }
+    }
+
+    /// A shift sleeps in the beds of its workers.
+    fn wake_workers(&self, shift: usize) {
+        let there = self.handles.iter().filter(|handle| handle.shift == shift);
+        there.for_each(|handle| handle.wake.wake());
+    }
+
+    /// Every shift that has workers, and the first of them.
+    fn first_workers(&self) -> Vec<(usize, usize)> {
+        let mut first: Vec<(usize, usize)> = Vec::new();
+        for handle in &self.handles {
+            if first.iter().all(|&(shift, _)| shift != handle.shift) {
+                first.push((handle.shift, handle.index));
+            }
+        }
+        first
+    }
+
+    /// Ends the threads that have no worker any more.
+    fn dismiss_idle(&mut self) {
+        for (at, shift) in mem::take(&mut self.shifts).into_iter().enumerate() {
+            let kept = self.shifts.len();
+            let mut any = false;
+            for handle in self.handles.iter_mut().filter(|handle| handle.shift == at) {
+                (handle.shift, any) = (kept, true);
+            }
+            if any {
+                self.shifts.push(shift);
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shifts.iter_mut().for_each(ShiftHandle::dismiss);
+        self.handles.iter().for_each(|handle| handle.wake.wake());
     }
 }
 
@@ -125,45 +262,56 @@ pub fn start(
     region: &'static Region,
     adjacencies: &Arc<AdjacencyTable>,
     state: State,
-) -> Result<(PublicationWriter, Vec<WorkerHandle>), WorkerError> {
-    let wakes = (0..plan.cores.len())
+) -> Result<(PublicationWriter, Workers), WorkerError> {
+    let places = plan.placement.places();
+    let wakes = (0..places.len())
         .map(|worker| {
             Wake::new().map(Arc::new).map_err(|source| WorkerError::Start { worker, source })
         })
         .collect::<Result<Vec<Arc<Wake>>, WorkerError>>()?;
     let (writer, readers) = publication(state, wakes.clone());
+    let cores = plan.placement.cores();
+    let mut on_cores: Vec<Vec<Box<Worker>>> = cores.iter().map(|_| Vec::new()).collect();
     let mut handles = Vec::new();
     for (index, (reader, wake)) in readers.into_iter().zip(wakes).enumerate() {
         let (commands, receiver) = bounded(COMMANDS_MAX);
         let upkeep = Upkeep::new(plan.learned.clone()).sampling(plan.sample_every);
-        let mut handle = WorkerHandle {
+        let handle = WorkerHandle {
             index,
-            core: plan.cores[index],
+            core: cores[places[index]],
             poll: plan.poll,
             counters: Arc::new(WorkerCounters::default()),
             tallies: upkeep.memory.tallies.clone(),
             audit: upkeep.audit.clone(),
             commands,
             wake,
-            stop: Arc::new(AtomicBool::new(false)),
-            thread: None,
+            shift: places[index],
         };
-        let frames = FrameCache::new(region);
         let own = (upkeep, adjacencies.clone());
-        let worker = worker(&handle, reader, receiver, frames, own)
+        let worker = worker(&handle, reader, receiver, FrameCache::new(region), own)
             .map_err(|source| WorkerError::Start { worker: index, source })?;
-        let crash_folder = plan.crash_folder.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("{}{index}", crash::WORKER_THREAD_PREFIX))
-            .spawn({
-                let core = handle.core;
-                move || work(worker, index, core, crash_folder)
-            })
-            .map_err(|source| WorkerError::Start { worker: index, source })?;
-        handle.thread = Some(thread);
+        on_cores[places[index]].push(Box::new(worker));
         handles.push(handle);
     }
-    Ok((writer, handles))
+    let (poll, crash_folder) = (plan.poll, plan.crash_folder.clone());
+    let mut workers = Workers { handles, shifts: Vec::new(), poll, crash_folder };
+    for (&core, there) in cores.iter().zip(on_cores) {
+        let shift = start_shift(core, there, poll, &workers.crash_folder)?;
+        if !shift.pinned {
+            tracing::warn!(core, "cannot pin a worker's thread: the scheduler places it");
+        }
+        workers.shifts.push(shift);
+    }
+    Ok((writer, workers))
+}
+
+fn start_shift(
+    core: Option<usize>,
+    workers: Vec<Box<Worker>>,
+    poll: Poll,
+    crash_folder: &std::path::Path,
+) -> Result<ShiftHandle, WorkerError> {
+    ShiftHandle::start(core, workers, poll, crash_folder).map_err(WorkerError::Thread)
 }
 
 fn worker(
@@ -181,105 +329,10 @@ fn worker(
         counters: handle.counters.clone(),
         commands,
         wake: handle.wake.clone(),
-        stop: handle.stop.clone(),
-        poll: handle.poll,
         processor: Processor::detect(),
     })
 }
 
-fn work(mut worker: Worker, index: usize, core: Option<usize>, crash_folder: PathBuf) {
-    if let Some(id) = core
-        && !core_affinity::set_for_current(CoreId { id })
-    {
-        tracing::warn!(worker = index, core = id, "cannot pin worker: the scheduler places it");
-    }
-    if catch_unwind(AssertUnwindSafe(|| worker.serve())).is_err() {
-        let message = crash::message();
-        match crash::save(&crash_folder, index, &message, worker.in_hand().as_ref()) {
-            Ok(report) => tracing::error!(worker = index, report = %report.display(), "panicked"),
-            Err(error) => tracing::error!(worker = index, %error, "panicked, and no report"),
-        }
-        process::abort();
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::counters::PortCounters;
-    use crate::port::memory::{self, MemoryOptions};
-    use crate::slot::Slot;
-    use crate::worker::tests::{objects, tripping_packet};
-    use seine_pipeline::address::PortId;
-    use seine_pipeline::packet::Checksum;
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::Command as Process;
-
-    const CRASH_FOLDER: &str = "SEINE_TEST_CRASH_FOLDER";
-
-    fn start_one(crash_folder: PathBuf, region: &'static Region) -> WorkerHandle {
-        let poll = Poll::Adaptive { spin: Duration::from_micros(20) };
-        let learned = Arc::new(Learned::new(7));
-        let cores = vec![None];
-        let plan = WorkersPlan { cores, poll, crash_folder, learned, sample_every: 1 };
-        let state = State::new(7).apply(&objects()).unwrap();
-        let (_, mut handles) = start(&plan, region, &Arc::default(), state).unwrap();
-        handles.remove(0)
-    }
-
-    /// Not a test of its own: what the next one runs as a process.
-    #[test]
-    fn process_that_panics() {
-        let Ok(folder) = std::env::var(CRASH_FOLDER) else { return };
-        crash::install_hook();
-        let region = Region::map(256, 2048).unwrap();
-        let handle = start_one(folder.into(), region);
-        let (mut queues, mut wires) = memory::open(region, MemoryOptions::default()).unwrap();
-        let slot = Slot::new(PortId::new(2).unwrap(), queues.remove(0), Arc::default());
-        assert!(wires[0].inject(&tripping_packet(), Checksum::Complete));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(handle.ask(|done| Command::Add(slot, done))).unwrap();
-        std::thread::sleep(Duration::from_secs(10));
-    }
-
-    #[test]
-    fn a_worker_that_panics_saves_its_frame_and_ends_the_process() {
-        let folder = tempfile::tempdir().unwrap();
-        let output = Process::new(std::env::current_exe().unwrap())
-            .args(["--exact", "workers::tests::process_that_panics", "--nocapture"])
-            .env(CRASH_FOLDER, folder.path())
-            .output()
-            .unwrap();
-        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
-        let mut files: Vec<PathBuf> =
-            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.sort();
-        let [capture, text] = files.try_into().unwrap();
-        let report = std::fs::read_to_string(text).unwrap();
-        assert!(report.starts_with("worker 0: panicked at "), "{report}");
-        assert!(report.contains("tripped\ningress port 2\n"), "{report}");
-        let mut reader = pcap_file::pcap::PcapReader::new(std::fs::File::open(capture).unwrap());
-        let packet = reader.as_mut().unwrap().next_packet().unwrap().unwrap();
-        assert_eq!(*packet.data, tripping_packet());
-    }
-
-    #[test]
-    fn a_slot_for_a_port_that_has_one_comes_back() {
-        let region = Region::map(256, 2048).unwrap();
-        let handle = start_one(PathBuf::new(), region);
-        let options = MemoryOptions { queues: 2, ..MemoryOptions::default() };
-        let (queues, _wires) = memory::open(region, options).unwrap();
-        let counters: Arc<PortCounters> = Arc::default();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let answers: Vec<bool> = queues
-            .into_iter()
-            .map(|queue| {
-                let slot = Slot::new(PortId::new(2).unwrap(), queue, counters.clone());
-                let answer = runtime.block_on(handle.ask(|done| Command::Add(slot, done)));
-                answer.unwrap().is_none()
-            })
-            .collect();
-        assert_eq!(answers, [true, false]);
-    }
-}
+#[path = "workers_tests.rs"]
+mod tests;

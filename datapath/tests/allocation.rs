@@ -15,7 +15,7 @@ use seine_datapath::processor::Processor;
 use seine_datapath::publish::publication;
 use seine_datapath::slot::{Command, Slot};
 use seine_datapath::upkeep::Upkeep;
-use seine_datapath::worker::{Poll, Worker, WorkerParts};
+use seine_datapath::worker::{Worker, WorkerParts};
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
 use seine_pipeline::packet::Checksum;
@@ -68,8 +68,6 @@ fn worker(node: &Node, sample_every: u32) -> (Worker, Vec<MemoryWire>, Arc<Worke
         counters: counters.clone(),
         commands: receiver,
         wake,
-        stop: Arc::default(),
-        poll: Poll::Spin,
         processor: Processor::detect(),
     })
     .unwrap();

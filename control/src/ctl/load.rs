@@ -193,6 +193,38 @@ impl Render for WorkerList {
     }
 }
 
+/// `seinectl worker reload`: `{"cores": [...], "poll", "waiting": [...]}`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Reloaded {
+    /// Of each worker its core, from now on.
+    pub cores: Vec<u32>,
+    /// "adaptive" or "spin".
+    pub poll: String,
+    /// Keys that have changed and take a restart.
+    pub waiting: Vec<String>,
+}
+
+impl From<v1::ReloadReply> for Reloaded {
+    fn from(reply: v1::ReloadReply) -> Reloaded {
+        let v1::ReloadReply { cores, poll, waiting } = reply;
+        Reloaded { cores, poll, waiting }
+    }
+}
+
+impl Render for Reloaded {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (worker, core) in self.cores.iter().enumerate() {
+            text += &format!("Worker {worker} runs on core {core}, {}.\n", self.poll);
+        }
+        if !self.waiting.is_empty() {
+            let keys = self.waiting.join(", ");
+            text += &format!("Changed, but in force only after a restart: {keys}.\n");
+        }
+        text
+    }
+}
+
 /// `seinectl stage list`: `{"timed_walks", "stages": [...]}`.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct StageList {

@@ -33,7 +33,7 @@ use arguments::{
 };
 use cycles::{PodList, QueueList};
 use decided::{ConnectionCount, ConnectionList, PolicyList, RuleList};
-use load::{StageList, WorkerList, WorkerReport};
+use load::{Reloaded, StageList, WorkerList, WorkerReport};
 use report::{
     DropList, PortList, PortReport, StatusReport, TableList, TableReport, TableRows, TraceReport,
 };
@@ -96,6 +96,7 @@ pub async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Fail
                 })
                 .await
         }
+        Noun::Worker(WorkerVerb::Reload) => printer.once(&asker.reload().await?),
         Noun::Drop(DropVerb::List(drops)) => {
             let port = drops.port.as_deref();
             printer
@@ -216,6 +217,11 @@ impl Asker {
         let mut workers = answer(command, self.client.list_workers(request)).await?.workers;
         workers.sort_by_key(|worker| worker.index);
         Ok(workers)
+    }
+
+    async fn reload(&mut self) -> Result<Reloaded, Failure> {
+        let reply = answer("worker reload", self.client.reload(v1::ReloadRequest {})).await?;
+        Ok(Reloaded::from(reply))
     }
 
     async fn stages(&mut self) -> Result<StageList, Failure> {

@@ -4,7 +4,7 @@ use seine_datapath_api::v1;
 use serde_json::json;
 
 use crate::fake_datapath::{Facts, FakeDatapath, facts};
-use crate::{printed, printed_json};
+use crate::{printed, printed_json, run};
 
 #[test]
 fn workers_are_listed_with_their_load() {
@@ -99,4 +99,20 @@ Core 3 (worker 1): 25.0 % busy, 0.0 % its own work
 fn a_node_on_which_nobody_sends_says_so() {
     let text = printed(&FakeDatapath::start(facts()), "pod top");
     assert_eq!(text, "No packet came from a Pod, the gateway or the uplink.\n");
+}
+
+#[test]
+fn what_came_of_a_configuration_read_again_is_said() {
+    let (cores, waiting) = (vec![0, 0], vec!["frames".to_owned()]);
+    let reply = v1::ReloadReply { cores, poll: "spin".into(), waiting };
+    let datapath = FakeDatapath::start(Facts { reload: Some(reply), ..facts() });
+    assert_eq!(
+        printed(&datapath, "worker reload"),
+        "Worker 0 runs on core 0, spin.\nWorker 1 runs on core 0, spin.\n\
+         Changed, but in force only after a restart: frames.\n"
+    );
+    assert_eq!(printed_json(&datapath, "worker reload")["cores"], json!([0, 0]));
+    let refused = run(&FakeDatapath::start(facts()).socket(), "worker reload");
+    assert_eq!((refused.status, &*refused.stdout), (1, ""));
+    assert!(refused.stderr.contains("core 9 is not there"), "{}", refused.stderr);
 }

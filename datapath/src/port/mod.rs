@@ -21,6 +21,7 @@ pub use interface::Interface;
 pub use open::{AttachMode, OpenError, PortFacts};
 pub use vhost_user::GuestFault;
 
+use std::io;
 use std::os::fd::RawFd;
 
 use crate::frame::{Batch, FrameCache};
@@ -60,6 +61,12 @@ pub trait Queue: Send {
     /// frames it holds. A device that vanished while idle is noticed by [`stats`](Self::stats).
     fn fault(&self) -> Option<QueueFault> {
         None
+    }
+
+    /// Makes it ready to be used by another thread, after a flush. What cannot be stays with its
+    /// thread, and works there as before.
+    fn uproot(&mut self, _frames: &mut FrameCache) -> io::Result<()> {
+        Ok(())
     }
 
     /// Closes the queue: every frame it still holds goes back.

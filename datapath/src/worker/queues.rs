@@ -60,7 +60,7 @@ impl Worker {
         Some(slot)
     }
 
-    pub(super) fn sample(&mut self) {
+    pub(crate) fn sample(&mut self) {
         for port in &self.polled {
             if let Some(slot) = &mut self.slots[port.index()] {
                 slot.sample();

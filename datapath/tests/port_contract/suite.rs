@@ -123,6 +123,37 @@ fn number(bytes: &[u8]) -> usize {
     u32::from_be_bytes(bytes[14..18].try_into().unwrap()) as usize
 }
 
+/// Here, in another thread, and here again, with packets that wait for it each time.
+pub fn a_queue_goes_on_in_another_thread(kind: &dyn Kind) {
+    let mut bench = kind.open(&[]);
+    for round in 0..4_u32 {
+        let sent: Vec<Sample> =
+            (0..30).map(|number| Sample::numbered(round * 30 + number, 200)).collect();
+        assert!(sent.iter().all(|sample| bench.wire.send(sample)));
+        let Bench { queue, frames, .. } = &mut bench;
+        let mut echo = || {
+            let (deadline, mut batch) = (Instant::now() + PATIENCE, Batch::new());
+            while batch.len() < sent.len() && Instant::now() < deadline {
+                queue.receive(frames, &mut batch);
+            }
+            assert_eq!(batch.len(), sent.len());
+            queue.transmit(frames, &mut batch);
+            queue.flush(frames);
+            queue.uproot(frames).expect("a queue that can move");
+        };
+        match round % 2 {
+            0 => echo(),
+            _ => std::thread::scope(|scope| scope.spawn(echo).join().expect("an echo")),
+        }
+        let (deadline, mut arrived) = (Instant::now() + PATIENCE, Vec::new());
+        while arrived.len() < sent.len() && Instant::now() < deadline {
+            arrived.extend(std::iter::from_fn(|| bench.wire.collect()).map(|it| it.bytes));
+        }
+        assert!(arrived.iter().eq(sent.iter().map(|sample| &sample.bytes)), "round {round}");
+    }
+    bench.close();
+}
+
 pub fn transmit_leaves_what_does_not_fit(kind: &dyn Kind) {
     let mut bench = kind.open(&[]);
     let ring = kind.transmit_ring().unwrap_or(1000);

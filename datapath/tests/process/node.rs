@@ -12,12 +12,13 @@ use etherparse::PacketBuilder;
 use seine_datapath::datapath::Datapath;
 use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use seine_datapath::frame::{Batch, FrameCache, Region};
+use seine_datapath::placement::Placement;
 use seine_datapath::port::af_xdp::LoanOptions;
 use seine_datapath::port::memory::{self, MemoryOptions, MemoryWire};
 use seine_datapath::port::vhost_user::{self, Control, VhostUserOptions};
 use seine_datapath::port::{OpenError, Queue, QueueFault, QueueStats};
 use seine_datapath::service::DatapathService;
-use seine_datapath::worker::Poll;
+use seine_datapath::shift::Poll;
 use seine_datapath::workers::{self, WorkersPlan};
 use seine_datapath::writer::Writer;
 use seine_datapath_api::v1;
@@ -184,7 +185,7 @@ impl Node {
         let learned = Arc::new(Learned::new(7));
         let plan = WorkersPlan {
             learned: learned.clone(),
-            cores: vec![None; WORKERS],
+            placement: Placement::one_each([None; WORKERS]),
             poll: Poll::Adaptive { spin: Duration::from_micros(20) },
             crash_folder: folder.path().join("crash"),
             sample_every: 1,

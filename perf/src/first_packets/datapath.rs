@@ -10,11 +10,12 @@ use std::thread::JoinHandle;
 use seine_datapath::datapath::Datapath;
 use seine_datapath::devices::{Claims, DeviceError, Devices, OpenDevice, PodDevice};
 use seine_datapath::frame::{Batch, FrameCache, HEADROOM, Region};
+use seine_datapath::placement::Placement;
 use seine_datapath::port::OpenError;
 use seine_datapath::port::af_xdp::LoanOptions;
 use seine_datapath::port::{Queue, QueueStats};
 use seine_datapath::service::DatapathService;
-use seine_datapath::worker::Poll;
+use seine_datapath::shift::Poll;
 use seine_datapath::workers::{self, WorkersPlan};
 use seine_datapath::writer::Writer;
 use seine_datapath_api::v1::datapath_server::DatapathServer;
@@ -107,7 +108,7 @@ async fn serve(
     let learned = cost::learned()?;
     let plan = WorkersPlan {
         // The first has a core of its own, a second one shares the writer's.
-        cores: (0..workers).map(Some).collect(),
+        placement: Placement::one_each((0..workers).map(Some)),
         poll: Poll::Spin,
         crash_folder: folder.to_owned(),
         learned: learned.clone(),

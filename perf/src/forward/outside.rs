@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use seine_datapath::shift::{Poll, Shift};
 use seine_e2e::failure::{Failure, Outcome};
 
 use super::far_ends::{FarEnd, Generator, Pace, Wiring};
@@ -139,12 +140,14 @@ fn serve_here<T>(
     let mut switch = Switch::open(profile)?;
     let watch = switch.watch.clone();
     let mut outside = std::mem::replace(&mut switch.outside, Outside::Nothing);
-    let Some(mut worker) = switch.workers.pop() else { unreachable!("there is a worker") };
+    let Some(worker) = switch.workers.pop() else { unreachable!("there is a worker") };
+    let shift = Shift::of_one(worker, Poll::Spin, watch.stop.clone());
+    let mut shift = shift.map_err(SwitchError::Open)?;
     let watched = watch.clone();
     let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || {
         core_affinity::set_for_current(worker_core);
         watched.enter();
-        worker.serve();
+        shift.serve();
     });
     let thread = Some(thread.map_err(SwitchError::Open)?);
     // Ends before the ports do.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use seine_datapath::machine::cycles;
 use seine_datapath::memory::Pages;
+use seine_datapath::shift::{Poll, Shift};
 use seine_datapath::worker::Worker;
 use seine_pipeline::connection::Occupancy;
 
@@ -130,14 +131,16 @@ pub fn measure(profile: &Profile) -> Result<Forward, RowError> {
     if in_line {
         return in_turns(profile, &watch, workers, generators, connections, &cores, churn);
     }
-    let (Some(mut worker), Some(mut generator)) = (workers.pop(), generators.pop()) else {
+    let (Some(worker), Some(mut generator)) = (workers.pop(), generators.pop()) else {
         unreachable!("there is a worker")
     };
+    let shift = Shift::of_one(worker, Poll::Spin, watch.stop.clone());
+    let mut shift = shift.map_err(SwitchError::Open)?;
     let (core, watched) = (cores[0], watch.clone());
     let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || {
         core_affinity::set_for_current(core);
         watched.enter();
-        worker.serve();
+        shift.serve();
     });
     let thread = thread.map_err(SwitchError::Open)?;
     core_affinity::set_for_current(cores[1]);

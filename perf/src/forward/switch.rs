@@ -14,7 +14,7 @@ use seine_datapath::processor::Processor;
 use seine_datapath::publish::{PublicationWriter, publication};
 use seine_datapath::slot::{COMMANDS_MAX, Command, Slot};
 use seine_datapath::upkeep::Upkeep;
-use seine_datapath::worker::{Poll, Worker, WorkerParts};
+use seine_datapath::worker::{Worker, WorkerParts};
 use seine_pipeline::address::PortId;
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
 use seine_pipeline::connection::{ConnectionMemory, ConnectionTable, Occupancy};
@@ -240,8 +240,6 @@ impl Switch {
                 counters: counters.clone(),
                 commands: receiver,
                 wake,
-                stop: switch.watch.stop.clone(),
-                poll: Poll::Spin,
                 processor: Processor::detect(),
             })?;
             let mut wires = Vec::new();

@@ -40,6 +40,9 @@ pub enum WorkerVerb {
     /// All workers; or with --queues what each core spends on which queue
     #[command(after_help = WORKER_COLUMNS)]
     List(WorkerArguments),
+    /// Has the datapath read its configuration again: cores, placement and polling take force at
+    /// once, with connections kept; says what else has changed and takes a restart
+    Reload,
 }
 
 /// What of workers.

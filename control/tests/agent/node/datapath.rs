@@ -335,6 +335,13 @@ impl Datapath for Server {
         Err(Status::unimplemented("the fake has no workers"))
     }
 
+    async fn reload(
+        &self,
+        _request: Request<v1::ReloadRequest>,
+    ) -> Result<Response<v1::ReloadReply>, Status> {
+        Err(Status::unimplemented("the fake has no workers"))
+    }
+
     async fn list_tables(
         &self,
         _request: Request<v1::ListTablesRequest>,

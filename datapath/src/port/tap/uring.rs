@@ -7,9 +7,11 @@
 //! system call. The wake source is the device, not the ring: with DEFER_TASKRUN the kernel wakes
 //! who polls the ring only when completions are posted, which this thread itself would have to do.
 //!
-//! The ring belongs to the thread that first uses it (SINGLE_ISSUER, which DEFER_TASKRUN wants):
-//! a queue may move to its worker, but from then on stays there; `close` may come from elsewhere.
+//! The ring belongs to the thread that first uses it (SINGLE_ISSUER, which DEFER_TASKRUN wants): a
+//! queue that moves to another thread gets a new ring, on the same descriptor of the device, and so
+//! in the same order. `close` may come from elsewhere.
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::types::CancelBuilder;
@@ -310,6 +312,24 @@ impl Queue for UringQueue {
 
     fn fault(&self) -> Option<QueueFault> {
         self.fault.clone()
+    }
+
+    fn uproot(&mut self, frames: &mut FrameCache) -> io::Result<()> {
+        if !self.enabled || self.fault.is_some() {
+            return Ok(());
+        }
+        if self.staged > 0 {
+            self.submit(frames, None);
+        }
+        if self.under_way() > 0 {
+            // None was ever seen: each request ends within the call that submits it.
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+        }
+        let ring = UringQueue::ring().ok_or(io::ErrorKind::OutOfMemory)?;
+        // The old one takes its poll request along.
+        self.ring = ring;
+        (self.enabled, self.polling) = (false, false);
+        Ok(())
     }
 
     fn close(mut self: Box<Self>, frames: &mut FrameCache) {

@@ -90,7 +90,8 @@ impl Queue for VhostUserQueue {
     }
 
     fn wake_source(&self) -> Option<RawFd> {
-        Some(self.shared.wakes[self.worker].descriptor())
+        // Its guest was told not to kick.
+        (!self.shared.polled).then(|| self.shared.wakes[self.worker].descriptor())
     }
 
     fn stats(&self) -> QueueStats {
