@@ -222,7 +222,9 @@ impl Agent {
         }
         let ranges = self.configuration.service_ranges();
         let services = ServicePlan::new(cluster.services.values(), &ranges, &network);
-        if let Some(plan) = HostPlan::new(&network, hello, services) {
+        if let Some(plan) =
+            HostPlan::new(&network, hello, services, self.attachments.allowed_addresses())
+        {
             self.plan.send_replace(Some(plan));
         }
         let (local, queues) = (network.local, hello.workers.max(1));
@@ -240,6 +242,7 @@ impl Agent {
                     return;
                 },
                 () = self.tables.outdated() => {}
+                () = self.attachments.permits_changed() => {}
             }
             // A session that is coming into force may have begun before this change.
             let in_force = |state: &SessionState| matches!(state, SessionState::InForce(_));

@@ -13,13 +13,14 @@
 mod device;
 mod file;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::ipam::{LeaseError, Pool, RangeError};
 use crate::model::{Mac, PodName, SenderPermit};
@@ -198,6 +199,7 @@ impl State {
 pub struct Attachments {
     state: Arc<Mutex<State>>,
     writer: Writer,
+    permits_changed: Notify,
 }
 
 impl Attachments {
@@ -215,7 +217,8 @@ impl Attachments {
             let state = state.clone();
             move || lock(&state).contents()
         };
-        Ok(Self { state, writer: Writer::start(path, held, snapshot) })
+        let (writer, permits_changed) = (Writer::start(path, held, snapshot), Notify::new());
+        Ok(Self { state, writer, permits_changed })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -278,6 +281,7 @@ impl Attachments {
         }
         let attachment = describe(leased);
         state.attachments.insert(attachment.key.clone(), attachment.clone());
+        self.notify(&attachment.permit);
         Ok(attachment)
     }
 
@@ -288,14 +292,33 @@ impl Attachments {
             for address in &attachment.addresses {
                 release(&mut state.pools, address.addr());
             }
+            self.notify(&attachment.permit);
         }
     }
 
     /// Takes away what an attachment may send beyond its own addresses.
     pub fn revoke(&self, key: &AttachmentKey) {
         if let Some(attachment) = self.state().attachments.get_mut(key) {
-            attachment.permit = SenderPermit::default();
+            self.notify(&std::mem::take(&mut attachment.permit));
         }
+    }
+
+    fn notify(&self, permit: &SenderPermit) {
+        if !permit.allowed_addresses.is_empty() {
+            self.permits_changed.notify_one();
+        }
+    }
+
+    /// Waits until other addresses than before are allowed to Pods.
+    pub async fn permits_changed(&self) {
+        self.permits_changed.notified().await;
+    }
+
+    /// The addresses and ranges that Pods of this node may send from beside their own.
+    pub fn allowed_addresses(&self) -> BTreeSet<IpNet> {
+        let state = self.state();
+        let permits = state.attachments.values().map(|it| &it.permit);
+        permits.flat_map(|permit| &permit.allowed_addresses).map(|it| it.range).collect()
     }
 
     /// Marks an attachment as deleted by the runtime but perhaps still known to the datapath.

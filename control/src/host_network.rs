@@ -10,6 +10,7 @@ mod routing;
 mod services;
 mod translation;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -46,6 +47,8 @@ pub struct HostPlan {
     pub routes: Vec<PeerRoute>,
     /// Where Services are reached.
     pub services: ServicePlan,
+    /// What else leads to Pods of this node, because they may send from it.
+    pub held: Vec<IpNet>,
     /// This node's Pod ranges.
     pub own_ranges: Vec<IpNet>,
     /// Those of the whole cluster.
@@ -98,6 +101,7 @@ impl HostPlan {
         network: &NodeNetwork,
         datapath: &v1::HelloReply,
         services: ServicePlan,
+        allowed_addresses: BTreeSet<IpNet>,
     ) -> Option<Self> {
         let local = &network.local;
         let mut plan = Self {
@@ -108,6 +112,7 @@ impl HostPlan {
             encap_mode: local.encap_mode,
             routes: Vec::new(),
             services,
+            held: allowed_addresses.into_iter().filter(|it| is_free(it, network)).collect(),
             own_ranges: local.pod_cidrs.clone(),
             cluster_ranges: local.pod_cidrs.clone(),
         };
@@ -141,6 +146,16 @@ impl HostPlan {
     fn legs(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.gateway).chain(&self.host)
     }
+}
+
+/// Whether no node and no Pod of a peer has an address of a range: a route would take it away.
+fn is_free(range: &IpNet, network: &NodeNetwork) -> bool {
+    let NodeNetwork { local, peers, .. } = network;
+    let own = local.addresses.iter().chain(&local.gateway_addresses);
+    let others = peers.iter().flat_map(|it| it.addresses.iter().chain(&it.gateway_addresses));
+    let of_peers = peers.iter().flat_map(|peer| &peer.pod_cidrs);
+    !own.chain(others).any(|address| range.contains(address))
+        && !of_peers.into_iter().any(|it| it.contains(range) || range.contains(it))
 }
 
 /// Brings the node's kernel in line with `plan`. Blocks; the thread that does it is its own.

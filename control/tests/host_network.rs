@@ -52,7 +52,7 @@ fn plan(network: &NodeNetwork) -> HostPlan {
         host: device("seine-host0"),
         ..v1::HelloReply::default()
     };
-    HostPlan::new(network, &hello, services).unwrap()
+    HostPlan::new(network, &hello, services, Default::default()).unwrap()
 }
 
 /// A node with an uplink and both legs, all of them up.

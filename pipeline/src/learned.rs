@@ -5,12 +5,15 @@
 use std::sync::Arc;
 
 use crate::affinity::AffinityTable;
+use crate::announcement::AnnouncementTable;
 use crate::answer::ErrorBudget;
 use crate::audit::AuditBuffer;
 use crate::composed::ComposedMemory;
 use crate::connection::{Budget, ConnectionTable, ConnectionWorker, FragmentTable};
 use crate::fqdn::{AnswerBudget, FqdnTable};
-use crate::limits::{AFFINITIES_MAX, ConnectionLimits, FQDN_ADDRESSES_MAX, FRAGMENTS_MAX};
+use crate::limits::{
+    AFFINITIES_MAX, ANNOUNCEMENTS_MAX, ConnectionLimits, FQDN_ADDRESSES_MAX, FRAGMENTS_MAX,
+};
 use crate::tally::RuleTallies;
 
 /// What all workers of a datapath share beside the State.
@@ -24,6 +27,8 @@ pub struct Learned {
     pub affinities: AffinityTable,
     /// Addresses that Pods were told for names.
     pub fqdns: FqdnTable,
+    /// Who announced addresses that several may have.
+    pub announcements: AnnouncementTable,
 }
 
 impl Learned {
@@ -40,6 +45,7 @@ impl Learned {
             fragments: FragmentTable::new(FRAGMENTS_MAX, seed),
             affinities: AffinityTable::new(AFFINITIES_MAX, seed),
             fqdns: FqdnTable::new(FQDN_ADDRESSES_MAX, seed),
+            announcements: AnnouncementTable::new(ANNOUNCEMENTS_MAX, seed),
         }
     }
 }

@@ -23,6 +23,7 @@
 pub mod address;
 pub mod adjacency;
 pub mod affinity;
+pub mod announcement;
 mod answer;
 pub mod audit;
 pub mod composed;

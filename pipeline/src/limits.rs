@@ -10,6 +10,9 @@ pub const ENDPOINTS_MAX: usize = PORTS_MAX;
 /// Ranges that one Endpoint may send from beside its own addresses: looked through one by one.
 pub const ALLOWED_ADDRESSES_MAX: usize = 64;
 
+/// Addresses of which it is remembered who of several announced them. Virtual addresses are few.
+pub const ANNOUNCEMENTS_MAX: usize = 1 << 12;
+
 /// Ranges of VLANs that one Endpoint may send by: looked through one by one.
 pub const VLAN_RANGES_MAX: usize = 64;
 

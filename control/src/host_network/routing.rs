@@ -100,7 +100,7 @@ fn leg_routes(plan: &HostPlan, leg: Leg) -> Vec<Route> {
         }
         EncapMode::NoEncap => {}
     }
-    if plan.services.is_empty() {
+    if plan.services.is_empty() && plan.held.is_empty() {
         return routes;
     }
     for v6 in [false, true] {
@@ -110,7 +110,7 @@ fn leg_routes(plan: &HostPlan, leg: Leg) -> Vec<Route> {
         }
         routes.push(plain(IpNet::from(next_hop)));
         routes.push(through(IpNet::from(virtual_node_port(v6)), next_hop));
-        let destinations = plan.services.destinations.iter();
+        let destinations = plan.services.destinations.iter().chain(&plan.held);
         let of_family = destinations.filter(|range| range.addr().is_ipv6() == v6);
         routes.extend(of_family.map(|range| through(*range, next_hop)));
     }

@@ -153,6 +153,7 @@ mod tests {
             addresses: Vec::new(),
             encap_mode: EncapMode::Encap,
             routes: Vec::new(),
+            held: Vec::new(),
             services,
             own_ranges: vec!["10.10.1.0/24".parse().unwrap(), "fd00:10:1::/64".parse().unwrap()],
             cluster_ranges: vec![

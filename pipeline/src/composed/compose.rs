@@ -35,7 +35,7 @@ fn composed(
     };
     // What the node began has rights that what comes by the gateway has not.
     let special = direction == Direction::Original && connection.decision.from_node;
-    if !facts.is_under_way() || special || facts.egress != Some(egress) {
+    if !facts.is_under_way() || special || facts.contested || facts.egress != Some(egress) {
         return None;
     }
     // What the node answers it with is another packet by now.

@@ -118,6 +118,10 @@ pub struct Facts {
     pub routed: bool,
     /// Largest IP packet that what it is sent by takes, in bytes; set by `L3Forwarding`.
     pub mtu: usize,
+    /// The port of who has the allowed address that it is sent to; set by `L3Forwarding`.
+    pub holder: Option<PortId>,
+    /// Another may have that address the next moment: nothing is composed of this.
+    pub contested: bool,
     /// The tunnel it is to be sent by; set by `L3Forwarding`.
     pub tunnel: Option<Tunnel>,
     /// The port it is to be sent by; set by `L2ForwardingCalc`.

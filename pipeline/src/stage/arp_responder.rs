@@ -30,7 +30,7 @@ impl ArpResponder {
             return Err(DropReason::NeighborNoAnswer);
         }
         context.note(format_args!("{} asks for {}", request.sender, request.target));
-        let owner = answerer(packet, context.state, IpAddr::V4(request.target))?;
+        let owner = answerer(packet, context, IpAddr::V4(request.target))?;
         let mac = owner.mac();
         context.note(format_args!("{owner} has {} at {mac}", request.target));
         packet.renew(ethernet::LEN + arp::LEN).map_err(|_| DropReason::NoHeadroom)?;

@@ -59,7 +59,7 @@ impl ConntrackZone {
         let key = connections.key(&key(ingress, tuple));
         packet.facts.key = Some(key);
         if let Some(found) = connections.find_by(&key) {
-            if !is_current(&found, context.state) {
+            if !is_current(&found, context) {
                 context.note(format_args!("{tuple}, of a connection whose other end is gone"));
                 let _ = forget(context, found.id);
             } else if later {
@@ -168,7 +168,7 @@ impl ConntrackZone {
             return Err(DropReason::InvalidConnection);
         }
         let found = context.learned.connections.find(&key(ingress, about));
-        let found = found.filter(|found| is_current(found, context.state));
+        let found = found.filter(|found| is_current(found, context));
         let found = found.ok_or(DropReason::InvalidConnection)?;
         // It is let through like an answer. So whoever began can tell of errors only when there was
         // an answer; and of the node's own connections nobody but the node.

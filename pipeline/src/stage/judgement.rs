@@ -1,6 +1,7 @@
 //! What the rule tables of both directions have in common.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::reevaluation::{self, Parties};
 use crate::adjacency::AdjacencyTable;
@@ -87,6 +88,9 @@ impl RuleJudge {
             let pod = (port.id, port.generation);
             opening.far.add_names(context.learned.fqdns.groups(pod, far, context.now_ms));
         }
+        if let Some(own) = own_address(direction, &parties, far, context) {
+            opening.far.add(state.policies().groups_of(own));
+        }
         let whom = || {
             let endpoint = port.and_then(|port| state.sender(port)).map(|it| it.name.as_str());
             endpoint.or(service).unwrap_or_default()
@@ -115,6 +119,26 @@ impl RuleJudge {
             action => packet.facts.denied = Some(Denied { rule: rule.id, action }),
         }
         Ok(Verdict::Goto(metric(direction)))
+    }
+}
+
+/// An address of its own of the Pod at the far end, where it speaks or is spoken to by an allowed
+/// one: rules that mean the Pod mean it by that as well.
+fn own_address(
+    direction: RuleDirection,
+    parties: &Parties,
+    far: IpAddr,
+    context: &Context<'_>,
+) -> Option<IpAddr> {
+    let state = context.state;
+    match (direction, parties.sender, parties.receiver) {
+        (RuleDirection::Ingress, Some(port), _) | (RuleDirection::Egress, _, Some(port)) => {
+            state.own_address_beside(port, far)
+        }
+        (RuleDirection::Egress, _, None) => {
+            state.holder(far, &context.learned.announcements)?.endpoint.address_like(far)
+        }
+        (RuleDirection::Ingress, None, _) => None,
     }
 }
 

@@ -16,8 +16,9 @@ use crate::answer;
 use crate::connection::{Direction, Ingress};
 use crate::packet::{Packet, PacketSource, Tracking, Tunnel};
 use crate::run::Context;
+use crate::stage::tracking::holder_of;
 use crate::stage::{Table, TableId, row, settle};
-use crate::state::{EncapMode, Endpoint, Node, Peer, Port, State};
+use crate::state::{EncapMode, Endpoint, Holder, Node, Peer, Port, State};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::field::{Field, read};
 use crate::wire::icmp::Error;
@@ -66,6 +67,13 @@ impl L3Forwarding {
         } else if let Some(endpoint) = asked_by_speaker(packet, ip.destination, state) {
             way.to_endpoint(packet, endpoint)?;
             context.note(format_args!("{} asked for {}", endpoint.name, ip.destination));
+        } else if let Some(holder) = holder_of(packet, context, ip.destination) {
+            if holder.port == packet.ingress {
+                context.note(format_args!("{} has {}", holder.endpoint.name, ip.destination));
+                return Err(DropReason::Hairpin);
+            }
+            way.to_holder(packet, holder)?;
+            context.note(format_args!("{} has {}", holder.endpoint.name, ip.destination));
         } else if state.is_gateway_address(ip.destination) {
             context.note(format_args!("{} is the gateway's", ip.destination));
             way.to_gateway(packet)?;
@@ -135,6 +143,22 @@ impl Way<'_> {
             }
             _ => packet.route(self.gateway.mac, target.mac),
         }
+    }
+
+    /// Neighbours take the gateway for who has the address, so that none has to hear when it moves;
+    /// the node's kernel has a route by the virtual MAC.
+    fn to_holder(&self, packet: &mut Packet<'_>, target: Holder<'_>) -> Result<(), DropReason> {
+        packet.facts.mtu = usize::from(target.endpoint.mtu);
+        (packet.facts.holder, packet.facts.contested) = (Some(target.port), target.contested);
+        let addressed = match self.source {
+            PacketSource::Pod => self.destination_mac == self.gateway.mac,
+            PacketSource::Gateway => self.destination_mac == Mac::VIRTUAL || self.to_services(),
+            PacketSource::Tunnel => return Err(DropReason::TunnelTransit),
+        };
+        if !addressed {
+            return Err(DropReason::UnknownDestinationMac);
+        }
+        packet.route(self.gateway.mac, target.mac)
     }
 
     /// Whether the node sent it to where its kernel believes Services: the virtual MAC or its own.
@@ -280,6 +304,11 @@ impl Table for L3Forwarding {
         let local = state.bound().flat_map(|(endpoint, port)| {
             endpoint.addresses.iter().map(|address| row([address, &endpoint.name, &port.name]))
         });
+        let held = state.held().map(|(range, endpoint, port, contested)| {
+            let port = state.port(port).map_or("", |port| port.name.as_str());
+            let by = if contested { format!("{port}, or who announces it") } else { port.into() };
+            row([&range, &endpoint.name, &by])
+        });
         let peers = state.known_peers().flat_map(|peer| {
             let by = format!("tunnel to {}", peer.tunnel_address);
             peer.pod_cidrs.iter().map(move |range| row([range, &peer.name, &by]))
@@ -289,11 +318,12 @@ impl Table for L3Forwarding {
             let own = own.map(|address| row([address, &"the gateway", &port.name]));
             own.chain([row([&"default", &"outside the cluster", &port.name])])
         });
-        local.chain(peers).chain(gateway).collect()
+        local.chain(held).chain(peers).chain(gateway).collect()
     }
 
     fn entries(&self, state: &State) -> usize {
         let local = state.bound().map(|(endpoint, _)| endpoint.addresses.len()).sum::<usize>();
+        let local = local + state.held().count();
         let peers = state.known_peers().map(|peer| peer.pod_cidrs.len()).sum::<usize>();
         let own = state.gateway().zip(state.node());
         local + peers + own.map_or(0, |(_, node)| node.gateway_addresses.len() + 1)

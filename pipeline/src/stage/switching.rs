@@ -25,6 +25,9 @@ impl L2ForwardingCalc {
         let egress = if packet.facts.tunnel.is_some() {
             context.note(format_args!("{mac} is behind the tunnel"));
             state.uplink().ok_or(DropReason::NoEgressPort)?.id
+        } else if let Some(port) = packet.facts.holder {
+            context.note(format_args!("{mac} has the address"));
+            port
         } else if let Some((endpoint, port)) = state.station(mac) {
             context.note(format_args!("{mac} is {}", endpoint.name));
             port

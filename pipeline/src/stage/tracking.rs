@@ -8,7 +8,7 @@ use crate::connection::{
 };
 use crate::packet::{Facts, Packet, PacketSource, Tracking};
 use crate::run::Context;
-use crate::state::{EndpointAddress, State};
+use crate::state::{EndpointAddress, Holder, State};
 use crate::verdict::DropReason;
 use crate::wire::icmp;
 use crate::wire::ip::Ip;
@@ -103,7 +103,8 @@ pub(super) fn reason(not_inserted: NotInserted) -> DropReason {
 /// Whether what the packet is sent to is still the port that the connection began with, and still
 /// an endpoint of its Service if nobody has answered. The end it comes from is part of the key that
 /// it was found by.
-pub(super) fn is_current(found: &Found, state: &State) -> bool {
+pub(super) fn is_current(found: &Found, context: &Context<'_>) -> bool {
+    let state = context.state;
     let Found { direction, connection, .. } = found;
     let to = connection.translated(*direction);
     let endpoint = EndpointAddress { address: to.destination, port: to.destination_port };
@@ -119,14 +120,35 @@ pub(super) fn is_current(found: &Found, state: &State) -> bool {
         Direction::Original => found.connection.reply.ingress,
         Direction::Reply => found.connection.original.ingress,
     };
-    let owner = state.owner(target).and_then(|(_, port)| state.port(port));
+    let owner = state.owner(target).map(|(_, port)| port);
+    // Who has an allowed address is asked by what goes on towards it, as by what began.
+    let held = || state.holder(target, &context.learned.announcements).map(|it| it.port);
+    let is_original = found.direction == Direction::Original;
+    let owner = owner.or_else(|| if is_original { held() } else { None });
+    let owner = owner.and_then(|port| state.port(port));
     match far {
         Ingress::Pod(port, generation) => {
-            let speaker = || state.speaker_for(port, target).and_then(|_| state.port(port));
+            let speaker = || {
+                let asked = (!is_original).then(|| state.speaker_for(port, target)).flatten();
+                asked.and_then(|_| state.port(port))
+            };
             let end = owner.or_else(speaker);
             end.is_some_and(|end| (end.id, end.generation) == (port, generation))
         }
         Ingress::Gateway | Ingress::Tunnel => owner.is_none(),
+    }
+}
+
+/// Who has the allowed address that this is sent to. What answers goes back to who asked, and to
+/// nobody else: rules for a receiver do not judge answers.
+pub(super) fn holder_of<'s>(
+    packet: &Packet<'_>,
+    context: &Context<'s>,
+    destination: IpAddr,
+) -> Option<Holder<'s>> {
+    match packet.facts.tracking {
+        Tracking::Known { direction: Direction::Reply, .. } => None,
+        _ => context.state.holder(destination, &context.learned.announcements),
     }
 }
 

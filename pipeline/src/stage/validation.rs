@@ -110,6 +110,9 @@ impl ArpSpoofGuard {
             return Err(DropReason::SpoofedArp);
         }
         context.note(format_args!("{} owns {} and {mac}", speaker.name(), arp.sender));
+        if arp.sender == arp.target || arp.operation == arp::Operation::Reply {
+            announce(packet, context, arp.sender.into());
+        }
         Ok(Verdict::Goto(TableId::ArpResponder))
     }
 }
@@ -298,11 +301,14 @@ impl Ipv6 {
             if message.solicitation && message.link_layer.is_some() {
                 return Err(DropReason::Malformed);
             }
+            if !message.solicitation {
+                announce(packet, context, target.into());
+            }
             context.note(format_args!("{} announces {target}", speaker.name()));
             return Err(DropReason::NeighborNoAnswer);
         }
         context.note(format_args!("{source} asks for {target}"));
-        let owner = answerer(packet, state, target.into())?;
+        let owner = answerer(packet, context, target.into())?;
         context.note(format_args!("{owner} has {target} at {}", owner.mac()));
         let router = !matches!(owner, Owner::Endpoint(..));
         let advertisement = AdvertisementRepr { router, target, mac: owner.mac() };
@@ -311,14 +317,33 @@ impl Ipv6 {
     }
 }
 
+/// A Pod has told its neighbours that it has an address.
+fn announce(packet: &Packet<'_>, context: &Context<'_>, address: IpAddr) {
+    if !context.dry {
+        let announcements = &context.learned.announcements;
+        context.state.announce(announcements, packet.ingress, address, context.now_ms);
+    }
+}
+
 /// Who has the address that a port asks for, if the asker may reach it and is not itself asked
 /// for.
 pub(super) fn answerer<'s>(
     packet: &Packet<'_>,
-    state: &'s State,
+    context: &Context<'s>,
     target: IpAddr,
 ) -> Result<Owner<'s>, DropReason> {
-    let owner = state.neighbor(target).ok_or(DropReason::UnknownNeighbor)?;
+    let state = context.state;
+    let Some(owner) = state.neighbor(target) else {
+        // The gateway stands for who has an allowed address: nobody has to learn when it moves.
+        let holder = state.holder(target, &context.learned.announcements);
+        let asks_for_itself = holder.is_some_and(|holder| holder.port == packet.ingress);
+        let gateway = state.gateway().filter(|_| holder.is_some() && from_pod(packet, state));
+        return match gateway {
+            Some(_) if asks_for_itself => Err(DropReason::NeighborNoAnswer),
+            Some(gateway) => Ok(Owner::Gateway(gateway.mac)),
+            None => Err(DropReason::UnknownNeighbor),
+        };
+    };
     let itself = match owner {
         Owner::Endpoint(_, port) => port == packet.ingress,
         Owner::Gateway(_) => {
@@ -327,6 +352,10 @@ pub(super) fn answerer<'s>(
         Owner::PeerGateway(_) => false,
     };
     if itself { Err(DropReason::NeighborNoAnswer) } else { Ok(owner) }
+}
+
+fn from_pod(packet: &Packet<'_>, state: &State) -> bool {
+    state.port(packet.ingress).is_some_and(|port| port.kind == PortKind::Pod)
 }
 
 /// The rows of a table that answers for addresses of one family.

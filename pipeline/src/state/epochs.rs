@@ -20,6 +20,9 @@
 //!   the gateway or the uplink. The next hop is no part of State. A hairpin goes back to the
 //!   source's port.
 //!
+//! Addresses that Endpoints may have beside their own are not listed: whatever concerns an Endpoint
+//! with a permit counts for all addresses, of either kind.
+//!
 //! *Policy* is what rules say of the pair: those of the Endpoints that have the addresses, and the
 //! groups of the addresses. The sums are symmetric, so that both directions have the same one.
 //! A range that enters a group counts for whoever has rules that mean the group, not for all that

@@ -6,6 +6,7 @@
 mod check;
 mod encapsulations;
 mod epochs;
+mod holders;
 mod hops;
 mod object;
 mod permit;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 pub(crate) use check::is_host;
 pub(crate) use encapsulations::Encapsulations;
 pub use epochs::{Epochs, PolicyEpoch};
+pub(crate) use holders::{Holder, Holders};
 pub(crate) use hops::{Hops, mac_word};
 use ipnet::IpNet;
 pub use object::{
@@ -75,6 +77,7 @@ pub struct State {
     services: Services,
     epochs: Epochs,
     hops: Hops,
+    holders: Holders,
     trunks: Trunks,
     encapsulations: Encapsulations,
 }
@@ -141,6 +144,7 @@ impl State {
             services: Services::new(hash_seed),
             epochs: Epochs::new(),
             hops: Hops::none(),
+            holders: Holders::none(),
             trunks: Trunks::default(),
             encapsulations: Encapsulations::none(),
         }

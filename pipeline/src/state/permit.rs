@@ -67,6 +67,11 @@ impl State {
         self.permission_by(endpoint, address, |_| true).map(|_| endpoint)
     }
 
+    /// Whether an address is in a range that the Endpoint may send from.
+    pub(super) fn may_hold(&self, endpoint: &Endpoint, address: IpAddr) -> bool {
+        matches!(self.permission_by(endpoint, address, |_| true), Some(Permission::Allowed(_)))
+    }
+
     fn permission_by(
         &self,
         endpoint: &Endpoint,

@@ -11,8 +11,8 @@ use super::check::{self, refuse};
 use super::encapsulations::Encapsulations;
 use super::epochs::Touched;
 use super::{
-    Attached, Change, Endpoint, Hops, Kind, Node, Object, ObjectId, Peer, Port, Refusal, State,
-    Trunks, policies,
+    Attached, Change, Endpoint, Holders, Hops, Kind, Node, Object, ObjectId, Peer, Port, Refusal,
+    State, Trunks, policies,
 };
 use crate::address::PortKind;
 use crate::limits::{ENDPOINTS_MAX, PEERS_MAX, TRUNKS_MAX};
@@ -49,7 +49,12 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
         }
     }
     next.check_trunks(&named)?;
-    let judged = next.policies.apply(&policy_changes(&named, changes))?;
+    let mut judged = next.policies.apply(&policy_changes(&named, changes))?;
+    // Rules about a Pod mean the other addresses, too, that it may send from: those are not listed.
+    judged.all |= judged
+        .addresses
+        .iter()
+        .any(|address| state.has_more_addresses(*address) || next.has_more_addresses(*address));
     next.place_subjects(state);
     next.check_beside_node(&named)?;
     next.epochs.policy_changed(&judged);
@@ -58,6 +63,7 @@ pub(super) fn apply(state: &State, changes: &[Change]) -> Result<State, Refusal>
     if named.keys().any(|id| matches!(id.kind, Kind::Node | Kind::Port | Kind::Endpoint)) {
         next.hops = Hops::of(&next);
         next.trunks = Trunks::of(&next);
+        next.holders = Holders::of(&next);
     }
     next.place_tunnels(state, &named);
     Ok(next)

@@ -34,6 +34,7 @@ use std::net::IpAddr;
 use crate::address::{Mac, PortId, PortKind};
 use crate::adjacency::{AdjacencyId, AdjacencyTable};
 use crate::affinity::AffinityTable;
+use crate::announcement::AnnouncementTable;
 use crate::connection::{ConnectionTable, FragmentTable};
 use crate::describe::{DescribeError, Description, describe};
 use crate::fqdn::FqdnTable;
@@ -91,6 +92,7 @@ pub fn learned() -> Learned {
         fragments: FragmentTable::new(FRAGMENTS, 1),
         affinities: AffinityTable::new(AFFINITIES, 1),
         fqdns: FqdnTable::new(FRAGMENTS, 1),
+        announcements: AnnouncementTable::new(FRAGMENTS, 1),
     }
 }
 

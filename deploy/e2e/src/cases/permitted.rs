@@ -98,6 +98,7 @@ fn allowed_addresses(stage: &mut Stage) -> Outcome {
         // The permit is one Pod's: not that of another of the same namespace.
         is_spoofed(cluster, &b.namespace, source, target)?;
     }
+    leads_to_it(cluster)?;
     is_spoofed(cluster, &nf.namespace, "10.99.0.6", a.address(Family::V4)?)?;
 
     install(cluster, "thief.yaml", &asking("web", "thief", "allowed-addresses", "10.99.0.7"))?;
@@ -107,6 +108,18 @@ fn allowed_addresses(stage: &mut Stage) -> Outcome {
     refused(cluster, &pod("wide", 1), "allowed-addresses")?;
     install(cluster, "router.yaml", &asking("web", "router", "trusted-router", "true"))?;
     refused(cluster, &PodManifest { name: "router".to_owned(), ..thief }, "trusted-router")
+}
+
+/// What another Pod and the node begin towards an allowed address reaches the Pod that may have it.
+fn leads_to_it(cluster: &Cluster) -> Outcome {
+    let (nf, a, node) = (cluster.pod("nf")?, cluster.pod("a")?, cluster.node("node1")?);
+    for address in ["10.99.0.5", "fd00:99::5"] {
+        let address: IpAddr = address.parse().expect("a constant");
+        until(&format!("the node reaches {address}"), 10, || pings(&node.namespace, address))?;
+        expect(pings(&a.namespace, address), || format!("a Pod does not reach {address}"))?;
+        tcp(&a.namespace, &nf.namespace, address)?;
+    }
+    Ok(())
 }
 
 /// The ADD of this Pod fails by its annotation, and nobody has permitted it.

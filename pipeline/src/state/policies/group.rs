@@ -132,7 +132,7 @@ impl Membership {
 
     pub(super) fn sets(&self, address: IpAddr) -> GroupSets<'_> {
         let own = self.addresses.get(&address).map(GroupSet::as_slice).unwrap_or_default();
-        GroupSets { own, ranges: &self.ranges, address, by_name: ArrayVec::new() }
+        GroupSets { own, ranges: &self.ranges, address, by_name: ArrayVec::new(), also: &[] }
     }
 }
 
@@ -149,29 +149,34 @@ pub(crate) struct GroupSets<'a> {
     ranges: &'a Covering<GroupSet>,
     address: IpAddr,
     by_name: ArrayVec<GroupId, { fqdn::GROUPS }>,
+    /// Of another address of the same Pod.
+    also: &'a [GroupId],
 }
 
-impl GroupSets<'_> {
+impl<'a> GroupSets<'a> {
     /// Whether there are no more than so many; one that is in several sets counts so often.
     pub(super) fn has_at_most(&self, most: usize) -> bool {
-        let few = self.own.len() + self.by_name.len();
+        let few = self.own.len() + self.by_name.len() + self.also.len();
         let in_ranges = || self.in_ranges().map(<[GroupId]>::len).sum::<usize>();
         few <= most && (self.ranges.is_empty() || few + in_ranges() <= most)
     }
 
     pub(super) fn contains(&self, group: GroupId) -> bool {
         let has = |set: &[GroupId]| set.binary_search(&group).is_ok();
-        has(self.own) || has(&self.by_name) || !self.ranges.is_empty() && self.in_ranges().any(has)
+        has(self.own)
+            || has(&self.by_name)
+            || has(self.also)
+            || !self.ranges.is_empty() && self.in_ranges().any(has)
     }
 
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupId> {
-        let own = self.own.iter().chain(&self.by_name);
+        let own = self.own.iter().chain(&self.by_name).chain(self.also);
         own.chain(self.in_ranges().flatten()).copied()
     }
 
     /// As [`groups`](Self::groups), without asking for ranges where there are none.
     pub(super) fn for_each(&self, mut each: impl FnMut(GroupId)) {
-        self.own.iter().chain(&self.by_name).for_each(|group| each(*group));
+        self.own.iter().chain(&self.by_name).chain(self.also).for_each(|group| each(*group));
         if !self.ranges.is_empty() {
             self.in_ranges().flatten().for_each(|group| each(*group));
         }
@@ -180,6 +185,11 @@ impl GroupSets<'_> {
     /// With those in which the address is for its names, in order.
     pub(crate) fn add_names(&mut self, by_name: ArrayVec<GroupId, { fqdn::GROUPS }>) {
         self.by_name = by_name;
+    }
+
+    /// With those of another address, but for the ranges that this is in.
+    pub(crate) fn add(&mut self, other: GroupSets<'a>) {
+        self.also = other.own;
     }
 
     fn in_ranges(&self) -> impl Iterator<Item = &[GroupId]> {
