@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use seine_datapath_api::v1;
 use seine_pipeline::address::{Mac, PortKind};
+use seine_pipeline::connection::Direction;
 use seine_pipeline::describe::{Description, Protocol, describe};
 use seine_pipeline::learned::WorkerMemory;
 use seine_pipeline::run::{Context, run};
@@ -14,6 +15,7 @@ use tonic::Status;
 
 use crate::datapath::Datapath;
 use crate::devices::{DeviceError, PodDevice};
+use crate::listing;
 use crate::machine::boot_time_ms;
 use crate::port::OpenError;
 use crate::port::vhost_user::{Mode, QUEUE_PAIRS_MAX, SocketOwner};
@@ -147,16 +149,18 @@ pub fn trace(datapath: &Datapath, request: v1::TraceRequest) -> Result<v1::Trace
         .packet()
         .ok_or_else(|| Status::invalid_argument("the described packet does not fit a frame"))?;
     let mut trace = Trace::default();
+    let now_ms = boot_time_ms();
     let mut context = Context {
         state: &current.state,
         adjacencies: &datapath.adjacencies,
-        now_ms: boot_time_ms(),
+        now_ms,
         learned: &datapath.learned,
         worker: &mut WorkerMemory::new(),
         dry: true,
         trace: Some(&mut trace),
     };
     let outcome = run(&mut packet, &mut context);
+    let met = datapath.learned.connections.met_by(&packet, now_ms);
     packet.complete_checksum();
     let port_name = |id| current.state.port(id).map(|port| port.name.clone()).unwrap_or_default();
     let steps = trace.steps.iter().map(|step| v1::trace_reply::Step {
@@ -175,6 +179,8 @@ pub fn trace(datapath: &Datapath, request: v1::TraceRequest) -> Result<v1::Trace
     let mut reply = v1::TraceReply {
         revision: current.revision,
         steps: steps.collect(),
+        answers: met.is_some_and(|(_, direction)| direction == Direction::Reply),
+        connection: met.map(|(listed, _)| listing::entry(&listed, &current.state)),
         ..v1::TraceReply::default()
     };
     match outcome {
@@ -209,12 +215,20 @@ fn stage_of(table: &str) -> &'static str {
 fn description(request: v1::TraceRequest) -> Result<Description, Status> {
     let protocol = match request.protocol() {
         v1::trace_request::Protocol::Unspecified => {
-            return Err(Status::invalid_argument("protocol: must be ICMP, TCP, UDP or ARP"));
+            return Err(Status::invalid_argument("protocol: must be ICMP, TCP, UDP, SCTP or ARP"));
         }
         v1::trace_request::Protocol::Icmp => Protocol::Icmp,
         v1::trace_request::Protocol::Tcp => Protocol::Tcp,
         v1::trace_request::Protocol::Udp => Protocol::Udp,
+        v1::trace_request::Protocol::Sctp => Protocol::Sctp,
         v1::trace_request::Protocol::Arp => Protocol::Arp,
+    };
+    if request.tcp_flags.is_some() && protocol != Protocol::Tcp {
+        return Err(Status::invalid_argument("tcp_flags: of TCP only"));
+    }
+    let flags = |flags| {
+        u8::try_from(flags)
+            .map_err(|_| Status::invalid_argument(format!("tcp_flags: {flags} is above 255")))
     };
     if request.payload_bytes > PAYLOAD_BYTES_MAX {
         let reason = format!("payload_bytes: at most {PAYLOAD_BYTES_MAX}");
@@ -236,6 +250,7 @@ fn description(request: v1::TraceRequest) -> Result<Description, Status> {
             ttl => u8::try_from(ttl)
                 .map_err(|_| Status::invalid_argument(format!("ttl: {ttl} is above 255")))?,
         },
+        tcp_flags: request.tcp_flags.map(flags).transpose()?,
         source_mac: mac("source_mac", &request.source_mac)?,
         destination_mac: mac("destination_mac", &request.destination_mac)?,
         ingress: request.ingress,

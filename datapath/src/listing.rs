@@ -154,7 +154,8 @@ impl<'a> Filter<'a> {
     }
 }
 
-fn entry(listed: &Listed, state: &State) -> v1::Connection {
+/// A connection as the API shows it, with names as they are installed.
+pub fn entry(listed: &Listed, state: &State) -> v1::Connection {
     let Connection { original, reply, decision, progress } = listed.connection;
     let rule = |id: Option<RuleId>| id.and_then(|id| state.rule(id)).map(|rule| rule.name.clone());
     let [there, back] = listed.counts;

@@ -22,7 +22,7 @@ const HEADROOM: usize = 2 * ENCAPSULATION_MAX;
 pub enum Protocol {
     /// An echo request, of the family of the addresses.
     Icmp,
-    /// A SYN.
+    /// A SYN, or what its flags say.
     Tcp,
     /// A datagram.
     Udp,
@@ -51,6 +51,8 @@ pub struct Description {
     pub payload_bytes: usize,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// Those of a TCP header, as [`tcp::Tcp::flags`] gives them; by default SYN alone.
+    pub tcp_flags: Option<u8>,
     /// By default the Endpoint's own, or the gateway's.
     pub source_mac: Option<Mac>,
     /// By default what the sender would have learnt by ARP or neighbour discovery.
@@ -292,6 +294,9 @@ impl Message<'_> {
         let (number, offset) = match protocol {
             Protocol::Tcp => {
                 tcp::SynRepr { source_port, destination_port }.emit(&mut bytes)?;
+                if let Some(flags) = self.description.tcp_flags {
+                    put(&mut bytes, tcp::FLAGS_OFFSET, &[flags])?;
+                }
                 (tcp::PROTOCOL, tcp::CHECKSUM_OFFSET)
             }
             Protocol::Udp => {

@@ -3,14 +3,15 @@
 
 use std::net::IpAddr;
 
-use etherparse::SlicedPacket;
+use etherparse::{SlicedPacket, TransportSlice};
 use seine_pipeline::address::Mac;
+use seine_pipeline::connection::{Direction, Progress};
 use seine_pipeline::describe::{Description, Protocol, describe};
 use seine_pipeline::run::{Context, run};
 use seine_pipeline::state::{Change, Kind, ObjectId};
-use seine_pipeline::testbed::{Node, endpoint};
+use seine_pipeline::testbed::{Node, endpoint, tcp};
 use seine_pipeline::trace::Trace;
-use seine_pipeline::verdict::Outcome;
+use seine_pipeline::verdict::{DropReason, Outcome};
 
 fn description(ingress: &str, destination: &str) -> Description {
     Description {
@@ -22,6 +23,7 @@ fn description(ingress: &str, destination: &str) -> Description {
         destination_port: 80,
         payload_bytes: 0,
         ttl: 64,
+        tcp_flags: None,
         source_mac: None,
         destination_mac: None,
     }
@@ -73,7 +75,9 @@ fn a_described_packet_is_explained_from_table_to_table() {
 fn every_protocol_of_either_family_is_built_whole() {
     let node = Node::with_pods(["a", "b"]);
     for ingress in ["a", "default/a/eth0", "gateway", "tunnel"] {
-        for protocol in [Protocol::Icmp, Protocol::Tcp, Protocol::Udp, Protocol::Arp] {
+        let protocols =
+            [Protocol::Icmp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Arp];
+        for protocol in protocols {
             for (destination, remote) in
                 [("10.10.1.3", "10.10.2.9"), ("fd00:10:1::3", "fd00:10:2::9")]
             {
@@ -91,6 +95,52 @@ fn every_protocol_of_either_family_is_built_whole() {
             }
         }
     }
+}
+
+#[test]
+fn a_segment_has_the_flags_that_are_said_and_a_right_sum() {
+    let node = Node::with_pods(["a", "b"]);
+    for (tcp_flags, expected) in
+        [(None, 0x02), (Some(0x10), 0x10), (Some(0), 0), (Some(0x29), 0x29)]
+    {
+        let wanted = Description { tcp_flags, ..description("a", "10.10.1.3") };
+        let built = describe(&wanted, &node.state).unwrap();
+        let packet = SlicedPacket::from_ethernet(built.bytes()).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{packet:?}") };
+        assert_eq!(tcp.slice()[13], expected);
+        let header = tcp.to_header();
+        let summed = header.calc_checksum_ipv4_raw([10, 10, 1, 2], [10, 10, 1, 3], &[]);
+        assert_eq!(summed.unwrap(), header.checksum);
+    }
+}
+
+#[test]
+fn the_connection_that_a_described_packet_meets_is_told_in_its_direction() {
+    let mut node = Node::with_pods(["a", "b"]);
+    let met = |node: &mut Node, wanted: &Description| {
+        let mut described = describe(wanted, &node.state).unwrap();
+        let mut packet = described.packet().unwrap();
+        let mut context = Context { dry: true, ..node.context() };
+        let outcome = run(&mut packet, &mut context);
+        let met = context.learned.connections.met_by(&packet, context.now_ms);
+        (met.map(|(listed, direction)| (listed.connection.progress, direction)), outcome)
+    };
+    let syn = description("a", "10.10.1.3");
+    assert_eq!(met(&mut node, &syn).0, None, "nobody has opened it");
+    node.send(tcp().from("a").to("b").source_port(40000).port(80)).left_by("b");
+    assert_eq!(met(&mut node, &syn).0, Some((Progress::SynSent, Direction::Original)));
+    let answer = Description {
+        source_port: 80,
+        destination_port: 40000,
+        tcp_flags: Some(0x12),
+        ..description("b", "10.10.1.2")
+    };
+    assert_eq!(met(&mut node, &answer).0, Some((Progress::SynSent, Direction::Reply)));
+    // A segment that cannot be part of it is dropped, and was meant for it all the same.
+    let stray = Description { tcp_flags: Some(0x11), ..answer };
+    let (found, outcome) = met(&mut node, &stray);
+    assert_eq!(found, Some((Progress::SynSent, Direction::Reply)));
+    assert_eq!(outcome, Outcome::Drop(DropReason::InvalidConnection));
 }
 
 #[test]

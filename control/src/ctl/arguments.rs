@@ -10,7 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use decided::{ConnectionFilter, ConnectionVerb, PolicyVerb, RuleVerb};
 pub use load::{PodVerb, WorkerArguments, WorkerVerb};
-pub use trace::{Ingress, Mac, MacError, NameError, Target, TraceArguments, What, WhatError};
+pub use trace::{
+    Ingress, Mac, MacError, NameError, Target, TcpFlags, TcpFlagsError, TraceArguments, What,
+    WhatError,
+};
 
 const EXAMPLES: &str = "\
 Examples:

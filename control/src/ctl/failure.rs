@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use seine_datapath_api::ConnectError;
 
+use super::arguments::What;
+
 /// A command that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -64,6 +66,12 @@ pub enum Failure {
         /// Where to.
         destination: IpAddr,
     },
+    /// Flags without a header that has them.
+    #[error("--tcp-flags are of TCP: give tcp/PORT, not {what}")]
+    FlagsWithoutTcp {
+        /// What was to be sent.
+        what: What,
+    },
     /// Stdout is gone.
     #[error("cannot write the answer")]
     Output(#[from] io::Error),
@@ -73,7 +81,7 @@ impl Failure {
     /// 2 when the command line can never work, else 1.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Failure::Families { .. } => 2,
+            Failure::Families { .. } | Failure::FlagsWithoutTcp { .. } => 2,
             _ => 1,
         }
     }

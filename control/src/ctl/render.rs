@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::columns::Columns;
+use super::decided::ConnectionReport;
 use super::load::WorkerReport;
 use super::quantity::{bits_per_second, bytes, duration, per_second};
 use super::report::{
@@ -244,8 +245,31 @@ impl Render for TraceReport {
         if !self.packet.is_empty() {
             let _ = writeln!(text, "{}", self.packet);
         }
+        if let Some(connection) = &self.connection {
+            let _ = writeln!(text, "{}", met(connection, self.answers));
+        }
         text
     }
+}
+
+/// `Belongs to connection tcp 10.10.1.2:40000 > 10.10.1.3:80, as an answer: Established, 9 s old`.
+fn met(connection: &ConnectionReport, answers: bool) -> String {
+    let ConnectionReport { protocol, original, progress, age_ms, idle_ms, .. } = connection;
+    let (age, idle) = (duration(age_ms / 1000), duration(idle_ms / 1000));
+    let way = if answers { "as an answer" } else { "from who began it" };
+    let mut line = format!(
+        "Belongs to connection {protocol} {original}, {way}: {progress}, {age} old, idle {idle}"
+    );
+    for (name, value) in [
+        ("Service", &connection.service),
+        ("egress rule", &connection.egress_rule),
+        ("ingress rule", &connection.ingress_rule),
+    ] {
+        if !value.is_empty() {
+            let _ = write!(line, ", {name} {value}");
+        }
+    }
+    line
 }
 
 /// `pod-a (default/a/eth0)`.

@@ -6,8 +6,8 @@
 use seine_datapath_api::v1;
 use serde::Serialize;
 
+use super::decided::ConnectionReport;
 use super::load::WorkerReport;
-
 use super::packet;
 
 /// `seinectl status`.
@@ -316,6 +316,10 @@ pub struct TraceReport {
     pub packet: String,
     /// Hexadecimal.
     pub packet_bytes: String,
+    /// The connection that it met, if one is known.
+    pub connection: Option<ConnectionReport>,
+    /// Whether it has the direction of answers there.
+    pub answers: bool,
 }
 
 /// What one table did.

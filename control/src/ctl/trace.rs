@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use seine_datapath_api::v1;
 
 use super::arguments::{Ingress, Target, TraceArguments, What};
+use super::decided::ConnectionReport;
 use super::failure::Failure;
 use super::packet;
 use super::report::{PortReport, TraceReport, TraceStep};
@@ -40,7 +41,10 @@ pub fn request(
         None => address_of(&sender.name, sender.port, ipv6, "--source-address")?.to_string(),
     };
     let (protocol, destination_port) = arguments.what.protocol();
-    let has_ports = matches!(arguments.what, What::Tcp(_) | What::Udp(_));
+    let has_ports = matches!(arguments.what, What::Tcp(_) | What::Udp(_) | What::Sctp(_));
+    if arguments.tcp_flags.is_some() && !matches!(arguments.what, What::Tcp(_)) {
+        return Err(Failure::FlagsWithoutTcp { what: arguments.what });
+    }
     let bytes = |mac: Option<super::arguments::Mac>| mac.map(|mac| mac.0.to_vec());
     Ok(v1::TraceRequest {
         ingress: sender.name,
@@ -53,6 +57,7 @@ pub fn request(
         ttl: arguments.ttl.into(),
         source_mac: bytes(arguments.source_mac).unwrap_or_default(),
         destination_mac: bytes(arguments.destination_mac).unwrap_or_default(),
+        tcp_flags: arguments.tcp_flags.map(|flags| flags.0.into()),
     })
 }
 
@@ -88,6 +93,8 @@ pub fn report(
         meaning: reply.meaning,
         packet: if packet.is_empty() { String::new() } else { packet::summary(packet) },
         packet_bytes: packet::hexadecimal(packet),
+        connection: reply.connection.map(ConnectionReport::from),
+        answers: reply.answers,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use seine_datapath_api::v1::trace_reply::Step;
 use seine_datapath_api::v1::trace_request::Protocol;
-use seine_datapath_api::v1::{TraceReply, TraceRequest};
+use seine_datapath_api::v1::{Connection, TraceReply, TraceRequest};
 
 use crate::fake_datapath::{FakeDatapath, facts};
 use crate::{printed, printed_json, run};
@@ -105,6 +105,31 @@ fn a_dropped_packet_has_a_reason_with_its_meaning() {
 }
 
 #[test]
+fn the_connection_that_a_packet_meets_is_told_with_its_rules() {
+    let connection = Connection {
+        protocol: 6,
+        original: "10.10.1.2:40000 > 10.96.0.10:80".into(),
+        progress: "Established".into(),
+        service: "default/web:http".into(),
+        ingress_rule: "np/default/web/ingress/0".into(),
+        age_ms: 61_500,
+        idle_ms: 1500,
+        ..Default::default()
+    };
+    let known = TraceReply { connection: Some(connection), answers: true, ..delivered() };
+    let datapath = datapath(known);
+    let line = "trace default/client default/server tcp/80 --tcp-flags ack";
+    assert_eq!(
+        printed(&datapath, line).lines().last().unwrap(),
+        "Belongs to connection tcp 10.10.1.2:40000 > 10.96.0.10:80, as an answer: Established, 1 min 1 s old, \
+         idle 1 s, Service default/web:http, ingress rule np/default/web/ingress/0"
+    );
+    let json = printed_json(&datapath, line);
+    assert_eq!(json["connection"]["progress"], "Established");
+    assert_eq!(json["answers"], true);
+}
+
+#[test]
 fn pods_are_looked_up_and_every_option_reaches_the_datapath() {
     let plain = asked("trace default/client default/server tcp/80");
     let expected = TraceRequest {
@@ -118,8 +143,13 @@ fn pods_are_looked_up_and_every_option_reaches_the_datapath() {
         ttl: 64,
         source_mac: Vec::new(),
         destination_mac: Vec::new(),
+        tcp_flags: None,
     };
     assert_eq!(plain, expected);
+    let flagged = asked("trace default/client default/server tcp/80 --tcp-flags syn,ack");
+    assert_eq!(flagged, TraceRequest { tcp_flags: Some(0x12), ..expected.clone() });
+    let sctp = asked("trace default/client default/server sctp/80");
+    assert_eq!(sctp, TraceRequest { protocol: Protocol::Sctp.into(), ..expected.clone() });
     let all = asked(
         "trace pod-a 10.10.2.7 udp/53 --source 10.9.9.9 --source-port 5 --payload 1400 --ttl 1 \
          --source-mac 02:00:00:00:00:09 --destination-mac 02:00:00:00:00:0a",
@@ -176,4 +206,6 @@ fn what_is_not_on_this_node_is_said_so() {
 fn packets_that_cannot_be_are_status_2() {
     let (status, message) = refused("trace default/server fd00:10:1::9 --source 10.9.9.9");
     assert!(status == 2 && message.contains("not of one family"), "{message}");
+    let (status, message) = refused("trace default/client default/server udp/53 --tcp-flags ack");
+    assert!(status == 2 && message.contains("give tcp/PORT, not udp/53"), "{message}");
 }

@@ -21,6 +21,7 @@ mod exposed;
 mod guest;
 mod host;
 mod hostile;
+mod hunger;
 mod judged;
 mod live;
 mod loan;
@@ -117,6 +118,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         restart::CASES,
         startup::CASES,
         judged::CASES,
+        hunger::CASES,
     ];
     all.concat().into_iter().filter(|case| case.name.contains(filter)).collect()
 }

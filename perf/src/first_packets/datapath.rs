@@ -152,6 +152,7 @@ fn packet() -> Outcome<Vec<u8>> {
         destination_port: 53,
         payload_bytes: 18,
         ttl: 64,
+        tcp_flags: None,
         source_mac: None,
         destination_mac: None,
     };

@@ -142,6 +142,7 @@ impl Scenario {
             destination_port,
             payload_bytes: 0,
             ttl: 64,
+            tcp_flags: None,
             source_mac: None,
             destination_mac: None,
         }

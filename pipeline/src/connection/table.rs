@@ -19,6 +19,7 @@ use super::{
     NotInserted, Occupancy, Progress,
 };
 use crate::limits::{BATCH_MAX, CONNECTIONS_MAX, ConnectionLimits};
+use crate::packet::{Packet, Tracking};
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::KeyedHash;
 
@@ -252,17 +253,33 @@ impl ConnectionTable {
 
     /// All connections, each as it is when its turn comes, in no order.
     pub fn iter(&self, now_ms: u64) -> impl Iterator<Item = Listed> {
-        (0..self.free.touched()).filter_map(move |index| {
-            let record = self.record(index)?;
-            let snapshot = record.read(None)?;
-            let (counts, opened_ms) = (record.counts(), record.opened_ms());
-            let idle_ms = record.idle_ms(now_ms);
-            // All of one connection, if it still lives.
-            self.living(snapshot.id)?;
-            let age_ms = now_ms.saturating_sub(opened_ms);
-            let connection = snapshot.connection()?;
-            Some(Listed { id: snapshot.id, connection, counts, age_ms, idle_ms })
-        })
+        (0..self.free.touched()).filter_map(move |index| self.listed(index, now_ms))
+    }
+
+    /// The connection that a packet met on its way through the stages, whatever came of it, and the
+    /// direction it has there.
+    pub fn met_by(&self, packet: &Packet<'_>, now_ms: u64) -> Option<(Listed, Direction)> {
+        let (id, direction) = match packet.facts.tracking {
+            Tracking::Known { id, direction, .. } => (id, direction),
+            Tracking::New | Tracking::Untracked => {
+                let found = self.find_by(&packet.facts.key?)?;
+                (found.id, found.direction)
+            }
+        };
+        let listed = self.listed(id.index, now_ms)?;
+        (listed.id == id).then_some((listed, direction))
+    }
+
+    fn listed(&self, index: u32, now_ms: u64) -> Option<Listed> {
+        let record = self.record(index)?;
+        let snapshot = record.read(None)?;
+        let (counts, opened_ms) = (record.counts(), record.opened_ms());
+        let idle_ms = record.idle_ms(now_ms);
+        // All of one connection, if it still lives.
+        self.living(snapshot.id)?;
+        let age_ms = now_ms.saturating_sub(opened_ms);
+        let connection = snapshot.connection()?;
+        Some(Listed { id: snapshot.id, connection, counts, age_ms, idle_ms })
     }
 }
 

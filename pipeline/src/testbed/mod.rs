@@ -249,6 +249,7 @@ impl Node {
             destination_port: probe.destination_port,
             payload_bytes: probe.payload_bytes,
             ttl: probe.ttl,
+            tcp_flags: None,
             source_mac: probe.source_mac.as_ref().map(|name| self.mac(name)),
             destination_mac: probe.destination_mac.as_ref().map(|name| self.mac(name)),
         };

@@ -14,13 +14,18 @@ FROM is where the packet comes in:
   seine-gw0             any port of `seinectl port list`
 
 TO is an address, or a Pod of this node (default/server), or `gateway`.
-WHAT is icmp (an echo request), tcp/PORT (a SYN), udp/PORT or arp (who has TO? A neighbour solicitation if TO is IPv6).
+WHAT is icmp (an echo request), tcp/PORT (a SYN), udp/PORT, sctp/PORT (an INIT) or arp (who has TO? A neighbour
+solicitation if TO is IPv6).
+
+A packet that meets a connection under way is judged as one of it, as it would be if it were sent: give its
+--source-port (`seinectl connection list` tells it) and for TCP --tcp-flags, since a SYN would begin anew.
 
 Examples:
   seinectl trace default/client default/server tcp/80
   seinectl trace default/client default/server -6
   seinectl trace default/client 10.10.1.1 arp
   seinectl trace default/client 10.10.2.7 udp/53 --payload 1400
+  seinectl trace default/client default/server tcp/80 --source-port 45678 --tcp-flags ack
   seinectl trace default/client default/server --source-mac 02:00:00:00:00:99    is it spoof-guarded?
   seinectl trace tunnel default/server tcp/80 --source-address 10.10.2.7
 
@@ -33,7 +38,7 @@ pub struct TraceArguments {
     pub from: Ingress,
     /// Where to: an address, namespace/pod[/interface] or gateway
     pub to: Target,
-    /// icmp, tcp/PORT, udp/PORT or arp
+    /// icmp, tcp/PORT, udp/PORT, sctp/PORT or arp
     #[arg(default_value = "icmp")]
     pub what: What,
     /// Take the IPv6 addresses of Pods
@@ -42,9 +47,12 @@ pub struct TraceArguments {
     /// Source address, in place of the sender's own
     #[arg(long, alias = "source", value_name = "ADDRESS")]
     pub source_address: Option<IpAddr>,
-    /// Source port of TCP and UDP
+    /// Source port of TCP, UDP and SCTP
     #[arg(long, value_name = "PORT", default_value_t = 40000)]
     pub source_port: u16,
+    /// Flags of TCP, in place of syn: of fin, syn, rst, psh, ack, urg, ece, cwr, separated by commas; or none
+    #[arg(long, value_name = "FLAGS")]
+    pub tcp_flags: Option<TcpFlags>,
     /// Bytes of payload
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=9000))]
     pub payload: u32,
@@ -134,6 +142,8 @@ pub enum What {
     Tcp(u16),
     /// A datagram to this port.
     Udp(u16),
+    /// An association with this port.
+    Sctp(u16),
     /// A request for the target's address.
     Arp,
 }
@@ -145,6 +155,7 @@ impl What {
             What::Icmp => (Protocol::Icmp, 0),
             What::Tcp(port) => (Protocol::Tcp, port),
             What::Udp(port) => (Protocol::Udp, port),
+            What::Sctp(port) => (Protocol::Sctp, port),
             What::Arp => (Protocol::Arp, 0),
         }
     }
@@ -156,6 +167,7 @@ impl std::fmt::Display for What {
             What::Icmp => f.write_str("icmp"),
             What::Tcp(port) => write!(f, "tcp/{port}"),
             What::Udp(port) => write!(f, "udp/{port}"),
+            What::Sctp(port) => write!(f, "sctp/{port}"),
             What::Arp => f.write_str("arp"),
         }
     }
@@ -163,7 +175,7 @@ impl std::fmt::Display for What {
 
 /// A protocol that cannot be traced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("expected icmp, tcp/PORT, udp/PORT or arp, with a PORT from 1 to 65535")]
+#[error("expected icmp, tcp/PORT, udp/PORT, sctp/PORT or arp, with a PORT from 1 to 65535")]
 pub struct WhatError;
 
 impl FromStr for What {
@@ -176,8 +188,36 @@ impl FromStr for What {
             None if text == "arp" => Ok(What::Arp),
             Some(("tcp", number)) => Ok(What::Tcp(port(number)?)),
             Some(("udp", number)) => Ok(What::Udp(port(number)?)),
+            Some(("sctp", number)) => Ok(What::Sctp(port(number)?)),
             _ => Err(WhatError),
         }
+    }
+}
+
+/// Flags of a TCP header, as its byte has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcpFlags(pub u8);
+
+/// No flags of TCP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected some of fin, syn, rst, psh, ack, urg, ece, cwr, separated by commas; or none")]
+pub struct TcpFlagsError;
+
+impl FromStr for TcpFlags {
+    type Err = TcpFlagsError;
+
+    fn from_str(text: &str) -> Result<TcpFlags, TcpFlagsError> {
+        if text == "none" {
+            return Ok(TcpFlags(0));
+        }
+        // From the lowest bit on.
+        let names = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+        let flag = |name: &str| {
+            let bit = names.iter().position(|known| known.eq_ignore_ascii_case(name));
+            bit.map(|bit| 1_u8 << bit).ok_or(TcpFlagsError)
+        };
+        let mut flags = text.split(',').map(flag);
+        flags.try_fold(0, |all, flag| flag.map(|flag| all | flag)).map(TcpFlags)
     }
 }
 
@@ -222,15 +262,25 @@ mod tests {
     #[test]
     fn protocols_have_ports_where_they_need_them() {
         assert_eq!("tcp/80".parse(), Ok(What::Tcp(80)));
-        for bad in ["tcp", "tcp/0", "tcp/65536", "icmp/1", "sctp/1", "arp/1", ""] {
+        for bad in ["tcp", "tcp/0", "tcp/65536", "icmp/1", "sctp", "dccp/1", "arp/1", ""] {
             assert_eq!(bad.parse::<What>(), Err(WhatError), "{bad}");
         }
-        let shown = ["icmp", "tcp/1", "udp/65535", "arp"];
+        let shown = ["icmp", "tcp/1", "udp/65535", "sctp/7", "arp"];
         assert!(
             shown
                 .iter()
                 .all(|text| { text.parse::<What>().is_ok_and(|what| what.to_string() == *text) })
         );
+    }
+
+    #[test]
+    fn flags_are_given_by_their_names() {
+        for (text, flags) in [("none", 0), ("syn", 2), ("SYN,ack", 0x12), ("fin,cwr,fin", 0x81)] {
+            assert_eq!(text.parse(), Ok(TcpFlags(flags)), "{text}");
+        }
+        for bad in ["", "s", "syn,", "syn ack", "none,syn", "0x2"] {
+            assert_eq!(bad.parse::<TcpFlags>(), Err(TcpFlagsError), "{bad}");
+        }
     }
 
     #[test]
