@@ -5,21 +5,23 @@
 //!
 //! - a receive that brought packets: to their port,
 //! - a packet that took the stages, and a chain that was cut: to its port, timed by itself,
-//! - transmitting to a port: to those that its frames came in by, as the frames weigh,
+//! - transmitting to a port: to one that its frames came in by, by lot, as the frames weigh,
 //! - the rest of deciding and sorting: to all packets of the round alike,
 //! - polls of idle queues, and upkeep: to nobody; they are the worker's own.
 //!
 //! What ports pay and what is the worker's own are together its busy cycles, to the last one.
 //! docs/decisions/0038-cycles-of-a-pod.md says how far off the share of a port can be.
 
-use arrayvec::ArrayVec;
 use seine_pipeline::address::PortId;
-use seine_pipeline::limits::{BATCH_MAX, PORTS_MAX};
+use seine_pipeline::limits::PORTS_MAX;
 
 use crate::frame::Frame;
 
 /// Bytes that cost as much to transmit as a frame does by being one.
 const FRAME_WEIGHT: u64 = 512;
+
+/// The golden ratio's part behind the point: its multiples lie far from each other.
+const MIXING: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The time of a worker's rounds, on its way to ports.
 #[derive(Default)]
@@ -61,6 +63,11 @@ impl Ledger {
         let idle = (self.idle_polls * self.idle_poll_cycles).min(cycles);
         (self.idle_polls, self.own) = (0, self.own + idle);
         cycles - idle
+    }
+
+    /// What the cycle counter was when it was last read.
+    pub fn last_read(&self) -> u64 {
+        self.at
     }
 
     /// A queue had nothing.
@@ -129,59 +136,32 @@ impl Ledger {
     }
 }
 
-/// Who pays for transmitting to one port.
-#[derive(Default)]
-pub struct Bill {
-    /// Ports with the weight of their frames; one may stand here several times.
-    parts: ArrayVec<(PortId, u64), BATCH_MAX>,
-    weight: u64,
+/// Which of the senders pays for transmitting these frames: one of them, by lot, as the frames
+/// weigh. Over a second each pays its part, and no frame has to be written down. `None` without
+/// frames.
+///
+/// `now` is what the cycle counter says, of whose last digits nobody is the master.
+pub fn payer(frames: &[Frame], senders: &[PortId], bytes: u64, now: u64) -> Option<PortId> {
+    by_lot(frames.iter().map(|frame| frame.whole_len() as u64), senders, bytes, now)
 }
 
-impl Bill {
-    /// Bills those that these frames came in by, in place of whoever was. Without a frame it stays
-    /// as it is: what is left to do is done for those that went last. Gives the bytes.
-    pub fn draw(&mut self, frames: &[Frame], senders: &[PortId]) -> u64 {
-        let frames = frames.iter().map(|frame| frame.whole_len() as u64);
-        self.draw_lengths(frames, senders)
-    }
-
-    fn draw_lengths(
-        &mut self,
-        lengths: impl ExactSizeIterator<Item = u64>,
-        senders: &[PortId],
-    ) -> u64 {
-        let Some(&first) = senders.first() else { return 0 };
-        self.parts.clear();
-        let (mut sender, mut weight, mut bytes) = (first, 0, 0);
-        self.weight = FRAME_WEIGHT * lengths.len() as u64;
-        for (len, &next) in lengths.zip(senders) {
-            if next != sender {
-                self.parts.push((sender, weight));
-                (sender, weight) = (next, 0);
-            }
-            weight += FRAME_WEIGHT + len;
-            bytes += len;
+fn by_lot(
+    lengths: impl ExactSizeIterator<Item = u64>,
+    senders: &[PortId],
+    bytes: u64,
+    now: u64,
+) -> Option<PortId> {
+    let weight = FRAME_WEIGHT * lengths.len() as u64 + bytes;
+    // A number below the weight, of the bits that a multiplication has mixed best.
+    let lot = now.wrapping_mul(MIXING) >> 32;
+    let mut left = (lot * weight) >> 32;
+    for (len, &sender) in lengths.zip(senders) {
+        if left < FRAME_WEIGHT + len {
+            return Some(sender);
         }
-        self.parts.push((sender, weight));
-        self.weight += bytes;
-        bytes
+        left -= FRAME_WEIGHT + len;
     }
-
-    /// What each of them pays of these cycles.
-    pub fn split(&self, cycles: u64) -> impl Iterator<Item = (PortId, u64)> {
-        let (mut weight, mut left) = (self.weight, cycles);
-        self.parts.iter().map(move |&(port, part)| {
-            // The last one's part is all that is left, so nothing is lost by rounding.
-            let paid = if part == weight { left } else { share(left, part, weight) };
-            (weight, left) = (weight - part, left - paid);
-            (port, paid)
-        })
-    }
-}
-
-/// `part` of `weight` of so many cycles.
-fn share(cycles: u64, part: u64, weight: u64) -> u64 {
-    (u128::from(cycles) * u128::from(part)).checked_div(weight.into()).unwrap_or(0) as u64
+    senders.first().copied()
 }
 
 #[cfg(test)]
@@ -251,39 +231,38 @@ mod tests {
         assert_eq!((ledger.price(), ledger.end(1005)), (10, (10, 0)));
     }
 
+    /// What each port pays of so many transmissions of these frames, in thousandths.
+    fn thousandths(frames: &[(usize, u64)]) -> [u64; 5] {
+        let senders: Vec<PortId> = frames.iter().map(|&(index, _)| port(index)).collect();
+        let bytes = frames.iter().map(|&(_, len)| len).sum();
+        let mut paid = [0; 5];
+        // A counter that goes on by about as much each time.
+        for now in (0..100_000_u64).map(|round| 1_000_003 * round) {
+            let lengths = frames.iter().map(|&(_, len)| len);
+            paid[by_lot(lengths, &senders, bytes, now).unwrap().index()] += 1;
+        }
+        paid.map(|count| count / 100)
+    }
+
     #[test]
-    fn long_frames_pay_for_their_length() {
-        let mut bill = Bill::default();
-        let senders = [port(2), port(2), port(3)];
-        assert_eq!(bill.draw_lengths([64, 64, 64].into_iter(), &senders), 192);
-        assert_eq!(Vec::from_iter(bill.split(300)), [(port(2), 200), (port(3), 100)]);
-        assert_eq!(bill.draw_lengths([512, 65_024].into_iter(), &senders[1..]), 65_536);
-        let [(_, short), (_, long)] = Vec::from_iter(bill.split(66_560)).try_into().unwrap();
-        assert_eq!((short, long), (1024, 65_536));
-        // A flush without frames is for those that went before it.
-        assert_eq!(bill.draw_lengths([].into_iter(), &[]), 0);
-        assert_eq!(bill.split(65).map(|(_, paid)| paid).sum::<u64>(), 65);
+    fn each_sender_pays_in_time_as_its_frames_weigh() {
+        assert_eq!(thousandths(&[(2, 64)]), [0, 0, 1000, 0, 0]);
+        let [_, _, two, one, _] = thousandths(&[(2, 64), (2, 64), (3, 64)]);
+        assert!(two.abs_diff(667) < 10 && one.abs_diff(333) < 10, "{two} {one}");
+        let [_, _, short, long, _] = thousandths(&[(2, 512), (3, 65_024)]);
+        assert!(short.abs_diff(15) < 5 && long.abs_diff(985) < 5, "{short} {long}");
+        assert_eq!(by_lot([].into_iter(), &[], 0, 7), None, "nobody sent anything");
     }
 
     proptest! {
         #[test]
-        fn a_bill_is_paid_to_the_last_cycle(
-            frames in prop::collection::vec((0..5_usize, 0..70_000_u64), 1..BATCH_MAX),
-            cycles in 0..1_u64 << 50,
+        fn who_pays_is_one_of_the_senders(
+            frames in prop::collection::vec((0..5_usize, 0..70_000_u64), 1..64), now: u64,
         ) {
             let senders: Vec<PortId> = frames.iter().map(|&(index, _)| port(index)).collect();
-            let mut bill = Bill::default();
-            let bytes = bill.draw_lengths(frames.iter().map(|&(_, len)| len), &senders);
-            let mut paid = [0; 5];
-            bill.split(cycles).for_each(|(port, cycles)| paid[port.index()] += cycles);
-            prop_assert_eq!(paid.iter().sum::<u64>(), cycles);
-            let weight = bytes + FRAME_WEIGHT * frames.len() as u64;
-            for (index, paid) in paid.into_iter().enumerate() {
-                let own = frames.iter().filter(|(sender, _)| *sender == index);
-                let own: u64 = own.map(|(_, len)| len + FRAME_WEIGHT).sum();
-                let exact = share(cycles, own, weight);
-                prop_assert!(paid.abs_diff(exact) <= BATCH_MAX as u64);
-            }
+            let bytes = frames.iter().map(|&(_, len)| len).sum();
+            let payer = by_lot(frames.iter().map(|&(_, len)| len), &senders, bytes, now);
+            prop_assert!(senders.contains(&payer.unwrap()));
         }
     }
 }

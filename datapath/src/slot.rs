@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 
 use crate::counters::PortCounters;
 use crate::frame::{Batch, FrameCache};
-use crate::ledger::Bill;
 use crate::port::{Queue, QueueStats};
 
 /// Commands that can wait for one worker. The writer sends a handful per port and waits for each.
@@ -27,8 +26,8 @@ pub struct Slot {
     pub(crate) egress: Batch,
     /// The ports they came in by, in the same order.
     pub(crate) senders: ArrayVec<PortId, BATCH_MAX>,
-    /// Which of them pay for transmitting.
-    pub(crate) bill: Bill,
+    /// Which port pays for transmitting.
+    pub(crate) payer: PortId,
     /// Whether this round transmitted to it.
     pub(crate) touched: bool,
     /// Whether something may be under way since the last flush at rest.
@@ -47,7 +46,7 @@ impl Slot {
             partial_checksum,
             egress: Batch::new(),
             senders: ArrayVec::new(),
-            bill: Bill::default(),
+            payer: port,
             touched: false,
             unsettled: false,
             seen: QueueStats::default(),

@@ -9,6 +9,7 @@ use seine_pipeline::verdict::DropReason;
 
 use super::Worker;
 use crate::frame::Frame;
+use crate::ledger;
 use crate::segment;
 
 impl Worker {
@@ -99,8 +100,10 @@ impl Worker {
         }
         let frames = &mut self.parts.frames;
         let Some(slot) = &mut self.slots[egress.index()] else { return };
-        let packets = slot.egress.len();
-        let bytes = slot.bill.draw(&slot.egress, &slot.senders);
+        let (packets, bytes) = (slot.egress.len(), bytes_of(&slot.egress));
+        // Without frames it is the one before: what is left to do is done for those that went last.
+        let payer = ledger::payer(&slot.egress, &slot.senders, bytes, self.ledger.last_read());
+        slot.payer = payer.unwrap_or(slot.payer);
         slot.queue.transmit(frames, &mut slot.egress);
         if !slot.egress.is_empty() {
             // A full ring may hold frames that are sent but not collected: flush does both.
@@ -123,7 +126,7 @@ impl Worker {
         if let Some(slot) = &mut self.slots[egress.index()] {
             slot.senders.clear();
         }
-        self.charge_senders(egress);
+        self.charge_sender(egress);
     }
 
     pub(super) fn discard(&mut self, ingress: PortId, reason: DropReason, frame: Frame) {

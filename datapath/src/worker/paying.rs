@@ -27,18 +27,13 @@ impl Worker {
         self.ledger.share(left);
     }
 
-    /// Lets those pay for a transmission whose frames it was for.
-    pub(super) fn charge_senders(&mut self, egress: PortId) {
+    /// Lets one of the senders pay for a transmission.
+    pub(super) fn charge_sender(&mut self, egress: PortId) {
         let lap = self.ledger.lap(cycles());
-        let Some(slot) = &self.slots[egress.index()] else { return self.ledger.keep(lap) };
-        let mut left = lap;
-        for (payer, cycles) in slot.bill.split(lap) {
-            if let Some(payer) = &self.slots[payer.index()] {
-                payer.counters.cycles.add(cycles);
-                left -= cycles;
-            }
+        match self.slots[egress.index()].as_ref().map(|slot| slot.payer) {
+            Some(payer) => self.charge(payer, lap),
+            None => self.ledger.keep(lap),
         }
-        self.ledger.keep(left);
     }
 
     /// Lets all packets of the round pay what they share.
