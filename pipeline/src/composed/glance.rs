@@ -46,6 +46,9 @@ fn half(front: &[u8; FRONT], at: usize) -> u16 {
 
 impl Glance {
     /// That of a frame that came in by such a port; `None` when it has to take the stages.
+    ///
+    /// All of it is inlined, so that what was seen is written once, where it is kept: a copy that
+    /// reads wider than was just written waits for the writes.
     #[inline(always)]
     pub fn of(bytes: &[u8], ingress: IngressWords, from_pod: bool) -> Option<Glance> {
         let front: &[u8; FRONT] = bytes.first_chunk()?;
@@ -102,7 +105,7 @@ impl Glance {
         })
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn of_v6(bytes: &[u8], ingress: IngressWords, from_pod: bool) -> Option<Glance> {
         let header: &[u8; ipv6::LEN] = bytes.first_chunk()?;
         if header[0] >> 4 != 6 {

@@ -1,5 +1,6 @@
 //! The first look at a whole batch, before anything is done with it, so that no packet waits for
-//! memory: all keys are hashed and their buckets asked for, then all records.
+//! memory: a packet is asked for, some packets later it is looked at and its bucket asked for, and
+//! as many later its record.
 
 use super::glance::Glance;
 use super::outer::Outer;
@@ -9,6 +10,10 @@ use crate::connection::{Candidate, ConnectionTable};
 use crate::limits::BATCH_MAX;
 use crate::packet::Checksum;
 use crate::state::State;
+
+/// How many packets later what was asked for is looked at: long enough for it to come from another
+/// core, and few enough that the processor can have all of it under way.
+const APART: usize = 12;
 
 /// What is known of the packets of a batch before anything is done with them.
 pub struct Survey {
@@ -55,14 +60,19 @@ impl Survey {
         connections: &ConnectionTable,
         machine: &impl Machine,
     ) {
-        for (frame, _) in batch.clone() {
+        let ask_for = |frame: &F| {
             if let Some(first) = frame.bytes().first() {
                 machine.prefetch_to_write(first);
             }
-        }
+        };
+        let mut ahead = batch.clone();
+        ahead.by_ref().take(APART).for_each(|(frame, _)| ask_for(frame));
         self.len = 0;
-        for ((frame, ingress), seen) in batch.zip(&mut self.seen) {
-            self.len += 1;
+        for (frame, ingress) in batch {
+            if let Some((frame, _)) = ahead.next() {
+                ask_for(frame);
+            }
+            let Some(seen) = self.seen.get_mut(self.len) else { break };
             (seen.known, seen.candidate) = (false, None);
             if let Some((glance, outer)) = look(frame, ingress, state) {
                 (seen.known, seen.glance, seen.outer) = (true, glance, outer);
@@ -71,12 +81,23 @@ impl Survey {
                     machine.prefetch(line);
                 }
             }
-        }
-        for seen in self.seen.iter_mut().take(self.len).filter(|seen| seen.known) {
-            seen.candidate = connections.candidate(seen.hash, machine);
-            if let Some(candidate) = seen.candidate {
-                connections.ask_for(candidate, machine);
+            self.len += 1;
+            if let Some(behind) = self.len.checked_sub(APART) {
+                self.find(behind, connections, machine);
             }
+        }
+        for behind in (self.len + 1).saturating_sub(APART)..self.len {
+            self.find(behind, connections, machine);
+        }
+    }
+
+    /// Finds the record that may be that of a packet's connection, and asks for it.
+    #[inline(always)]
+    fn find(&mut self, at: usize, connections: &ConnectionTable, machine: &impl Machine) {
+        let Some(seen) = self.seen.get_mut(at).filter(|seen| seen.known) else { return };
+        seen.candidate = connections.candidate(seen.hash, machine);
+        if let Some(candidate) = seen.candidate {
+            connections.ask_for(candidate, machine);
         }
     }
 
@@ -94,15 +115,15 @@ pub(super) fn look(
     state: &State,
 ) -> Option<(Glance, Option<Outer>)> {
     let hop = state.hops().get(ingress)?;
-    let from_pod = match hop.kind? {
-        PortKind::Pod => true,
-        PortKind::Gateway => false,
+    let kind = hop.kind?;
+    let (bytes, outer) = match kind {
+        PortKind::Pod | PortKind::Gateway => (frame.bytes(), None),
         PortKind::Uplink if frame.checksum() == Checksum::Complete => {
             let (outer, inner) = Outer::of(frame.bytes(), state)?;
-            return Some((Glance::of(inner, hop.ingress, false)?, Some(outer)));
+            (inner, Some(outer))
         }
         // What the node itself sends has rights of its own.
         PortKind::Uplink | PortKind::Host => return None,
     };
-    Some((Glance::of(frame.bytes(), hop.ingress, from_pod)?, None))
+    Some((Glance::of(bytes, hop.ingress, kind == PortKind::Pod)?, outer))
 }

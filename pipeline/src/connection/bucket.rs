@@ -1,5 +1,5 @@
 //! Buckets: one cache line of eight places, each with the fingerprint, direction and index of a
-//! record, or empty.
+//! record and whether it is translated, or empty.
 //!
 //! A key has two candidate buckets. The primary is taken while it has fewer than
 //! [`PRIMARY_USED_MAX`] places in use, else the emptier of the two: one find in twenty looks at a
@@ -17,6 +17,8 @@ const PRIMARY_USED_MAX: usize = 6;
 /// How often another worker may take the place that was about to be taken.
 const TRIES: usize = 16;
 
+const INDEX: u64 = TRANSLATED - 1;
+const TRANSLATED: u64 = 1 << 31;
 const DIRECTION: u64 = 1 << 32;
 const FINGERPRINT_SHIFT: u32 = 33;
 
@@ -25,14 +27,22 @@ const FINGERPRINT_SHIFT: u32 = 33;
 pub(super) struct Place(u64);
 
 impl Place {
-    pub(super) fn new(hash: u64, direction: Direction, index: u32) -> Place {
+    pub(super) fn new(hash: u64, direction: Direction, translated: bool, index: u32) -> Place {
         let reply = if direction == Direction::Reply { DIRECTION } else { 0 };
-        Place(fingerprint(hash) << FINGERPRINT_SHIFT | reply | (u64::from(index) + 1))
+        let translated = if translated { TRANSLATED } else { 0 };
+        let facts = fingerprint(hash) << FINGERPRINT_SHIFT | reply | translated;
+        Place(facts | (u64::from(index) + 1))
     }
 
     /// The record, unless the place is empty.
     pub(super) fn index(self) -> Option<u32> {
-        (self.0 as u32).checked_sub(1)
+        ((self.0 & INDEX) as u32).checked_sub(1)
+    }
+
+    /// Whether packets leave with other addresses or ports than they came with, so that the key of
+    /// the other direction is needed, too.
+    pub(super) fn is_translated(self) -> bool {
+        self.0 & TRANSLATED != 0
     }
 
     pub(super) fn direction(self) -> Direction {

@@ -8,6 +8,7 @@ use super::bucket::Place;
 use super::record::Record;
 use super::table::{ConnectionTable, ConnectionWorker};
 use super::wheel::{self, REVISIT_MS_MAX, Wheel};
+use super::words::is_translated;
 use crate::sync::Ordering;
 
 /// Where the keys of a connection are, each with its hash.
@@ -56,9 +57,11 @@ impl ConnectionTable {
         if let Some(charged) = self.accounts.get(record.account()) {
             charged.fetch_sub(1, Ordering::Relaxed);
         }
+        let [(original, _), (reply, _)] = remains.keys();
+        let translated = is_translated(original, reply);
         let places = remains.keys().map(|(words, direction)| {
             let hash = self.hash.hash(words);
-            (hash, Place::new(hash, direction, record.index))
+            (hash, Place::new(hash, direction, translated, record.index))
         });
         let (counts, opened_ms) = (record.counts(), record.opened_ms());
         let decision = remains.decision();

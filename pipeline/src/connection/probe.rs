@@ -27,6 +27,8 @@ const TURN_FACTOR: u32 = 0x9e37_79b1;
 pub(crate) struct Candidate {
     index: u32,
     direction: Direction,
+    /// Whether the other direction's key is needed, too.
+    translated: bool,
 }
 
 /// A connection as a packet of it was found, all of one moment.
@@ -76,7 +78,8 @@ impl ConnectionTable {
             Some(place) => place,
             None => self.elsewhere(hash)?,
         };
-        Some(Candidate { index: place.index()?, direction: place.direction() })
+        let (direction, translated) = (place.direction(), place.is_translated());
+        Some(Candidate { index: place.index()?, direction, translated })
     }
 
     /// A record that is not in the line where most are.
@@ -88,10 +91,14 @@ impl ConnectionTable {
     /// Asks for the lines of a candidate.
     #[inline(always)]
     pub(crate) fn ask_for(&self, candidate: Candidate, machine: &impl Machine) {
-        let Some([original, reply, state]) = self.record_lines(candidate.index) else { return };
+        let Some(lines) = self.record_lines(candidate.index) else { return };
+        let [_, _, state] = lines;
         machine.prefetch(state);
-        machine.prefetch_to_write(original);
-        machine.prefetch_to_write(reply);
+        // Not the line that another worker writes, unless it is read.
+        machine.prefetch_to_write(way(lines, candidate.direction));
+        if candidate.translated {
+            machine.prefetch(way(lines, candidate.direction.reversed()));
+        }
     }
 
     /// The candidate's connection, if it lives and this is its key.

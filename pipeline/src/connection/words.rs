@@ -20,6 +20,16 @@ const KIND_GATEWAY: u64 = 1;
 
 const MAPPED: u64 = 0xffff << 32;
 
+/// Whether packets of a connection leave with other addresses or ports than they came with: answers
+/// then come by another key than that of the way back.
+pub(super) fn is_translated(original: &KeyWords, reply: &KeyWords) -> bool {
+    let [from, from_low, to, to_low, ports, _] = original;
+    let [back, back_low, at, at_low, reply_ports, _] = reply;
+    let ports = ((ports >> 32) as u32).rotate_left(16);
+    [back, back_low, at, at_low] != [to, to_low, from, from_low]
+        || ports != (reply_ports >> 32) as u32
+}
+
 /// The protocol in the fifth word of a key.
 pub(super) fn protocol(fifth: u64) -> u8 {
     (fifth >> 8) as u8
