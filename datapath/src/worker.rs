@@ -36,6 +36,10 @@ use crate::publish::PublicationReader;
 use crate::slot::{Command, Slot};
 use crate::upkeep::Upkeep;
 
+/// A batch of more bytes is sent before the next is received: what is copied twice is then still in
+/// a near cache. More than a full batch of ordinary frames has, so only packets in segments do.
+const BATCH_BYTES_MAX: u64 = 128 << 10;
+
 /// What a worker shares with the rest of the process.
 pub struct WorkerParts {
     /// The State to work with.
@@ -80,6 +84,8 @@ pub struct Worker {
     touched: Vec<PortId>,
     /// The packets that are decided about together.
     batch: Batch,
+    /// Bytes of them.
+    batch_bytes: u64,
     /// The port that each of them came in by.
     origins: ArrayVec<PortId, BATCH_MAX>,
     /// Which of them the pipeline works on, so that a panic can name it.
@@ -106,6 +112,7 @@ impl Worker {
             polled: Vec::with_capacity(PORTS_MAX),
             touched: Vec::with_capacity(PORTS_MAX),
             batch: Batch::new(),
+            batch_bytes: 0,
             origins: ArrayVec::new(),
             in_hand: None,
             survey: Survey::default(),
@@ -156,7 +163,11 @@ impl Worker {
         let mut packets = 0;
         for index in 0..self.polled.len() {
             packets += self.receive(self.polled[index]);
-            if self.batch.is_full() {
+            if self.batch_bytes > BATCH_BYTES_MAX {
+                self.forward();
+                self.close_lap();
+                self.send_all();
+            } else if self.batch.is_full() {
                 self.forward();
                 self.close_lap();
             }
@@ -168,9 +179,7 @@ impl Worker {
             return 0;
         }
         self.close_lap();
-        while let Some(port) = self.touched.pop() {
-            self.send(port, true);
-        }
+        self.send_all();
         self.charge_shared();
         // Whatever is left waits for the next round or for rest, so that packets never wait long.
         self.parts.upkeep.step(self.now_ms);
@@ -181,6 +190,12 @@ impl Worker {
         self.parts.counters.busy_cycles.add(busy);
         self.parts.counters.own_cycles.add(own);
         packets
+    }
+
+    fn send_all(&mut self) {
+        while let Some(port) = self.touched.pop() {
+            self.send(port, true);
+        }
     }
 
     /// What it worked on, after a panic.
@@ -201,7 +216,9 @@ impl Worker {
         }
         slot.counters.cycles.add(self.ledger.received(port, received as u64, cycles()));
         slot.counters.receive_packets.add(received as u64);
-        slot.counters.receive_bytes.add(egress::bytes_of(&self.batch[before..]));
+        let bytes = egress::bytes_of(&self.batch[before..]);
+        slot.counters.receive_bytes.add(bytes);
+        self.batch_bytes += bytes;
         self.origins.extend(std::iter::repeat_n(port, received));
         received
     }
@@ -215,6 +232,7 @@ impl Worker {
         self.now_ms = (self.clock)();
         let outcomes = self.decide();
         self.charge_tolls();
+        self.batch_bytes = 0;
         let (batch, origins) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.origins));
         for ((frame, ingress), outcome) in batch.into_iter().zip(origins).zip(outcomes) {
             match outcome {
