@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::manifest::{Manifests, NodeManifest, PodManifest};
 
 mod attachment;
+mod cores;
 mod denial;
 mod endpoint;
 mod existing;
@@ -115,6 +116,7 @@ pub fn matching(filter: &str) -> Vec<Case> {
         permitted::CASES,
         trunk::CASES,
         loan::CASES,
+        cores::CASES,
         restart::CASES,
         startup::CASES,
         judged::CASES,

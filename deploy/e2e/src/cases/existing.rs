@@ -32,7 +32,7 @@ spec:
 ";
 
 /// A TCP connection, and both of its ends.
-struct Talk {
+pub(super) struct Talk {
     client: TcpStream,
     server: TcpStream,
 }
@@ -54,7 +54,7 @@ impl Talk {
     }
 
     /// Whether a byte gets there, and one back, without having to be sent again.
-    fn goes_on(&mut self) -> bool {
+    pub(super) fn goes_on(&mut self) -> bool {
         let mut byte = [0];
         let mut pass = |from: &mut TcpStream, to: &mut TcpStream| {
             from.write_all(b"x").is_ok() && to.read_exact(&mut byte).is_ok()
@@ -64,7 +64,7 @@ impl Talk {
 }
 
 /// On one node, and across nodes, in both families.
-fn talks(cluster: &Cluster) -> Outcome<Vec<Talk>> {
+pub(super) fn talks(cluster: &Cluster) -> Outcome<Vec<Talk>> {
     let mut talks = Vec::new();
     for from in ["a", "c"] {
         for family in Family::BOTH {
@@ -77,7 +77,7 @@ fn talks(cluster: &Cluster) -> Outcome<Vec<Talk>> {
 }
 
 /// Waits until nobody may open such a connection.
-fn denied(cluster: &Cluster) -> Outcome {
+pub(super) fn denied(cluster: &Cluster) -> Outcome {
     until("nobody may connect any more", 30, || {
         ["a", "c"].iter().all(|from| Talk::open(cluster, from, "b", Family::V4).is_err())
     })
