@@ -35,6 +35,7 @@ use seine_pipeline::packet::{Checksum, Packet, Place};
 pub use self::cache::FrameCache;
 use self::chain::Links;
 pub use self::chain::{Layout, SEGMENTS_MAX};
+use crate::memory;
 
 /// Frames on their way between ports.
 pub type Batch = ArrayVec<Frame, BATCH_MAX>;
@@ -84,22 +85,11 @@ impl Region {
             return Err(RegionError::FrameSize(frame_bytes));
         }
         let bytes = frames * frame_bytes;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory
-        // that exists.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
-                -1,
-                0,
-            )
-        };
-        let base =
-            NonNull::new(address.cast::<u8>()).filter(|_| address != libc::MAP_FAILED).ok_or_else(
-                || RegionError::Map { bytes, frames, source: io::Error::last_os_error() },
-            )?;
+        let base = memory::map_touched(bytes).map_err(|source| RegionError::Map {
+            bytes,
+            frames,
+            source,
+        })?;
         let depot = ArrayQueue::new(frames.max(1));
         for index in 0..frames as u32 {
             // The queue holds exactly as many as there are frames.

@@ -1,5 +1,5 @@
-//! Memory for tables that live as long as the process: mapped once, all zero, in huge pages where
-//! the node has any to spare.
+//! Memory for tables and frames, which live as long as the process: mapped once, all zero, in huge
+//! pages where the node has any to spare.
 //!
 //! A random look at a table of 200 MiB misses the processor's cache of page translations nearly
 //! every time with pages of 4 KiB; with pages of 2 MiB hardly ever. They are taken from the node's
@@ -71,6 +71,21 @@ pub fn map_in(lines: usize, wanted: Wanted) -> Result<(&'static [Line], Pages), 
     // SAFETY: the mapping is page-aligned, at least `lines` lines long, readable and writable,
     // never unmapped, and known to nobody else; zero is a valid value of every atomic word.
     Ok((unsafe { std::slice::from_raw_parts(base.as_ptr(), lines) }, pages))
+}
+
+/// Maps so many bytes for the life of the process, all of them there at once: what touches them
+/// later never waits for the kernel. In huge pages as far as it finds some.
+pub fn map_touched(bytes: usize) -> io::Result<NonNull<u8>> {
+    // Kernels before 6.7 start a mapping at any page, and a huge one starts at a multiple of itself.
+    let whole = anonymous(bytes + HUGE_PAGE_BYTES, 0)?.cast::<u8>();
+    // SAFETY: less than a huge page further than its start, the mapping still has `bytes` bytes.
+    let base = unsafe { whole.add(whole.as_ptr().align_offset(HUGE_PAGE_BYTES)) };
+    // SAFETY: both ranges are the mapping made above, of which nobody knows; what is in it stays.
+    let touched = unsafe {
+        libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
+        libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE)
+    };
+    if touched == 0 { Ok(base) } else { Err(io::Error::last_os_error()) }
 }
 
 fn anonymous(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<Line>> {

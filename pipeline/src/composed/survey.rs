@@ -13,7 +13,7 @@ use crate::state::State;
 
 /// How many packets later what was asked for is looked at: long enough for it to come from another
 /// core, and few enough that the processor can have all of it under way.
-const APART: usize = 12;
+const APART: usize = 24;
 
 /// What is known of the packets of a batch before anything is done with them.
 pub struct Survey {

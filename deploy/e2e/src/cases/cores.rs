@@ -177,8 +177,7 @@ fn change(stage: &mut Stage) -> Outcome {
     // Enough connections for both queues of each port.
     let mut talking = talks(cluster)?;
     talking.extend(talks(cluster)?);
-    let streams =
-        [Stream::open(cluster, "a", "b", 9000)?, Stream::open(cluster, "c", "b", 9001)?];
+    let streams = [Stream::open(cluster, "a", "b", 9000)?, Stream::open(cluster, "c", "b", 9001)?];
     install(cluster, "closed.yaml", DENIAL)?;
     denied(cluster)?;
     let ended = AtomicBool::new(false);
