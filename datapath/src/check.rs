@@ -237,7 +237,7 @@ pub fn lock(run_dir: &Path, who: Lock, create: bool) -> io::Result<Option<Flock<
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::configuration::{Connections, Frames, Gateway, Log, Uplink, Workers};
+    use crate::configuration::{Connections, Frames, Gateway, Log, Memory, Uplink, Workers};
 
     fn configuration(run_dir: &Path) -> Configuration {
         Configuration {
@@ -248,6 +248,7 @@ mod tests {
             gateway: Gateway { interface: "lo".into(), ..Gateway::default() },
             workers: Workers { cores: vec![0, 4095], ..Workers::default() },
             frames: Frames::default(),
+            memory: Memory::default(),
             connections: Connections::default(),
             log: Log::default(),
         }

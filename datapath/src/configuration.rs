@@ -14,6 +14,7 @@ use serde::Deserialize;
 pub use connections::Connections;
 pub use workers::{PollMode, Queues, Workers};
 
+use crate::memory::HugePages;
 use crate::objects::INTERFACE_NAME_BYTES_MAX;
 use crate::placement::PlacementError;
 
@@ -81,6 +82,9 @@ pub struct Configuration {
     /// Packet memory.
     #[serde(default)]
     pub frames: Frames,
+    /// What memory is made of.
+    #[serde(default)]
+    pub memory: Memory,
     /// The connection table.
     #[serde(default)]
     pub connections: Connections,
@@ -115,6 +119,14 @@ pub struct Frames {
     pub count: usize,
     /// Bytes of each.
     pub bytes: usize,
+}
+
+/// What memory is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Whether frames and connections lie in huge pages.
+    pub huge_pages: HugePages,
 }
 
 /// What is logged.
@@ -299,8 +311,9 @@ mod tests {
             "sample_every",
         ];
         assert_eq!(keys("connections"), connections);
+        assert_eq!(keys("memory"), ["huge_pages"]);
         assert_eq!(keys("log"), ["format", "level"]);
-        assert_eq!(all.len(), 9);
+        assert_eq!(all.len(), 10);
     }
 
     #[test]

@@ -35,7 +35,7 @@ use seine_pipeline::packet::{Checksum, Packet, Place};
 pub use self::cache::FrameCache;
 use self::chain::Links;
 pub use self::chain::{Layout, SEGMENTS_MAX};
-use crate::memory;
+use crate::memory::{self, HugePages};
 
 /// Frames on their way between ports.
 pub type Batch = ArrayVec<Frame, BATCH_MAX>;
@@ -51,12 +51,14 @@ pub enum RegionError {
     #[error("frame size {0} is not a power of two from 2048 to 4096 bytes")]
     FrameSize(usize),
     /// The kernel gave no memory.
-    #[error("cannot map {bytes} bytes for {frames} frames; lower `frames.count`")]
+    #[error("cannot map {bytes} bytes for {frames} frames: {source}; lower `frames.count`{}", huge.hint(*bytes))]
     Map {
         /// Bytes asked for.
         bytes: usize,
         /// Frames asked for.
         frames: usize,
+        /// In which pages.
+        huge: HugePages,
         /// What mmap said.
         source: io::Error,
     },
@@ -81,13 +83,23 @@ impl Region {
     /// Maps `frames` frames of `frame_bytes` bytes. The memory is never given back: sockets and
     /// frames refer to it for the life of the process.
     pub fn map(frames: usize, frame_bytes: usize) -> Result<&'static Region, RegionError> {
+        Region::map_in(frames, frame_bytes, HugePages::Auto)
+    }
+
+    /// As [`map`](Self::map), in such pages.
+    pub fn map_in(
+        frames: usize,
+        frame_bytes: usize,
+        huge: HugePages,
+    ) -> Result<&'static Region, RegionError> {
         if !(2048..=4096).contains(&frame_bytes) || !frame_bytes.is_power_of_two() {
             return Err(RegionError::FrameSize(frame_bytes));
         }
         let bytes = frames * frame_bytes;
-        let base = memory::map_touched(bytes).map_err(|source| RegionError::Map {
+        let base = memory::map_touched(bytes, huge).map_err(|source| RegionError::Map {
             bytes,
             frames,
+            huge,
             source,
         })?;
         let depot = ArrayQueue::new(frames.max(1));

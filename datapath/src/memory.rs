@@ -12,16 +12,24 @@ use std::io;
 use std::ptr::NonNull;
 
 use seine_pipeline::connection::Line;
+use serde::Deserialize;
 
 /// The size of a huge page, of which mappings are a multiple.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// The kernel gave no memory.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot map {bytes} bytes for connections; lower `connections.max`")]
+#[error("cannot map {bytes} bytes for connections: {source}; lower `connections.max`{}", self.hint())]
 pub struct MapError {
     bytes: usize,
+    huge: HugePages,
     source: io::Error,
+}
+
+impl MapError {
+    fn hint(&self) -> String {
+        self.huge.hint(self.bytes)
+    }
 }
 
 /// What a mapping is made of.
@@ -33,59 +41,72 @@ pub enum Pages {
     Ordinary,
 }
 
-/// What a mapping should be made of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wanted {
-    /// Huge pages, if they can be had.
-    Huge,
+/// What mappings should be made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HugePages {
+    /// Huge pages from the node's reserve, else those that the kernel finds, else ordinary ones.
+    #[default]
+    Auto,
+    /// Huge pages from the node's reserve, or nothing.
+    Reserved,
     /// Pages of 4 KiB, whatever there is.
-    Small,
+    Off,
+}
+
+impl HugePages {
+    /// What else to do where so many bytes were not to be had.
+    pub fn hint(self, bytes: usize) -> String {
+        let pages = bytes.div_ceil(HUGE_PAGE_BYTES);
+        match self {
+            HugePages::Auto | HugePages::Off => String::new(),
+            HugePages::Reserved => {
+                format!(", or reserve {pages} more huge pages by `sysctl vm.nr_hugepages`")
+            }
+        }
+    }
 }
 
 /// Maps so many cache lines of zeros, for the life of the process.
-pub fn map(lines: usize) -> Result<(&'static [Line], Pages), MapError> {
-    map_in(lines, Wanted::Huge)
-}
-
-/// As [`map`], in such pages: for measurements.
-pub fn map_in(lines: usize, wanted: Wanted) -> Result<(&'static [Line], Pages), MapError> {
-    let bytes = (lines.max(1) * size_of::<Line>()).next_multiple_of(HUGE_PAGE_BYTES);
-    let refused = |source| MapError { bytes, source };
-    let reserved = match wanted {
-        Wanted::Huge => anonymous(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).ok(),
-        Wanted::Small => None,
-    };
-    let (base, pages) = match reserved {
-        Some(base) => (base, Pages::Reserved),
-        None => (anonymous(bytes, 0).map_err(refused)?, Pages::Ordinary),
-    };
-    if pages == Pages::Ordinary {
-        let advice = match wanted {
-            Wanted::Huge => libc::MADV_HUGEPAGE,
-            Wanted::Small => libc::MADV_NOHUGEPAGE,
-        };
-        // SAFETY: the range is the mapping made above. It changes how pages are found, not what is
-        // in them; a kernel without huge pages refuses, and then they stay as they are.
-        unsafe { libc::madvise(base.as_ptr().cast(), bytes, advice) };
-    }
+pub fn map(lines: usize, huge: HugePages) -> Result<(&'static [Line], Pages), MapError> {
+    let bytes = lines.max(1) * size_of::<Line>();
+    let (base, pages) = mapping(bytes, huge).map_err(|source| MapError { bytes, huge, source })?;
     // SAFETY: the mapping is page-aligned, at least `lines` lines long, readable and writable,
     // never unmapped, and known to nobody else; zero is a valid value of every atomic word.
     Ok((unsafe { std::slice::from_raw_parts(base.as_ptr(), lines) }, pages))
 }
 
 /// Maps so many bytes for the life of the process, all of them there at once: what touches them
-/// later never waits for the kernel. In huge pages as far as it finds some.
-pub fn map_touched(bytes: usize) -> io::Result<NonNull<u8>> {
-    // Kernels before 6.7 start a mapping at any page, and a huge one starts at a multiple of itself.
+/// later never waits for the kernel.
+pub fn map_touched(bytes: usize, huge: HugePages) -> io::Result<NonNull<u8>> {
+    let (base, _) = mapping(bytes, huge)?;
+    // SAFETY: the range is the mapping made above, of which nobody knows; what is in it stays.
+    let touched = unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
+    if touched == 0 { Ok(base.cast()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn mapping(bytes: usize, huge: HugePages) -> io::Result<(NonNull<Line>, Pages)> {
+    let bytes =
+        bytes.checked_next_multiple_of(HUGE_PAGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
+    if huge != HugePages::Off {
+        match anonymous(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB) {
+            Ok(base) => return Ok((base, Pages::Reserved)),
+            Err(refused) if huge == HugePages::Reserved => return Err(refused),
+            Err(_) => {}
+        }
+    }
+    // A kernel before 6.7 starts a mapping at any page; a huge page starts at a multiple of itself.
     let whole = anonymous(bytes + HUGE_PAGE_BYTES, 0)?.cast::<u8>();
-    // SAFETY: less than a huge page further than its start, the mapping still has `bytes` bytes.
-    let base = unsafe { whole.add(whole.as_ptr().align_offset(HUGE_PAGE_BYTES)) };
-    // SAFETY: both ranges are the mapping made above, of which nobody knows; what is in it stays.
-    let touched = unsafe {
-        libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
-        libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE)
+    let advice = if huge == HugePages::Off { libc::MADV_NOHUGEPAGE } else { libc::MADV_HUGEPAGE };
+    // SAFETY: less than a huge page behind its start the mapping has `bytes` bytes, and nobody
+    // knows it. Advice changes how pages are found, not what is in them; a kernel without huge
+    // pages refuses, and then they stay as they are.
+    let base = unsafe {
+        let base = whole.add(whole.as_ptr().align_offset(HUGE_PAGE_BYTES));
+        libc::madvise(base.as_ptr().cast(), bytes, advice);
+        base
     };
-    if touched == 0 { Ok(base) } else { Err(io::Error::last_os_error()) }
+    Ok((base.cast(), Pages::Ordinary))
 }
 
 fn anonymous(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<Line>> {
@@ -117,7 +138,7 @@ mod tests {
 
     #[test]
     fn mapped_lines_are_zero_aligned_and_apart() {
-        let (lines, _) = map(100_000).unwrap();
+        let (lines, _) = map(100_000, HugePages::Auto).unwrap();
         assert_eq!(lines.len(), 100_000);
         for (index, line) in lines.iter().enumerate() {
             assert_eq!(std::ptr::from_ref(line) as usize % 64, 0);
@@ -133,14 +154,21 @@ mod tests {
     #[test]
     fn a_table_in_mapped_memory_has_all_its_room() {
         let limits = ConnectionLimits { connections: 5000, ..ConnectionLimits::default() };
-        let (lines, _) = map(ConnectionTable::lines(&limits)).unwrap();
+        let (lines, _) = map(ConnectionTable::lines(&limits), HugePages::Off).unwrap();
         let table = ConnectionTable::in_memory(limits, 1, ConnectionMemory::Lent(lines));
         assert_eq!(table.occupancy().capacity, 5000);
     }
 
     #[test]
+    fn where_only_reserved_pages_will_do_it_is_said_how_many_to_reserve() {
+        let error = map(1 << 50, HugePages::Reserved).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("reserve 34359738368 more huge pages"), "{error}");
+        assert!(map_touched(1 << 56, HugePages::Reserved).is_err());
+    }
+
+    #[test]
     fn more_than_there_can_be_is_refused_with_what_to_change() {
-        let error = map(1 << 50).map(|_| ()).unwrap_err();
+        let error = map(1 << 50, HugePages::Auto).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("lower `connections.max`"), "{error}");
     }
 }

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::check::{Lock, lock};
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, Frames};
 use crate::datapath::{Datapath, PortError};
 use crate::frame::{Region, RegionError};
 use crate::links;
@@ -107,7 +107,8 @@ pub enum ProcessError {
 /// An empty table of connections, in memory that no other table shares.
 fn connections(configuration: &Configuration, seed: u64) -> Result<ConnectionTable, MapError> {
     let limits = configuration.connections.limits();
-    let (lines, pages) = memory::map(ConnectionTable::lines(&limits))?;
+    let (lines, pages) =
+        memory::map(ConnectionTable::lines(&limits), configuration.memory.huge_pages)?;
     let mib = size_of_val(lines) >> 20;
     tracing::info!(connections = limits.connections, mib, ?pages, "connections have memory");
     let table = ConnectionTable::in_memory(limits, seed, ConnectionMemory::Lent(lines));
@@ -123,7 +124,8 @@ pub async fn serve(configuration: &Configuration, path: &Path) -> Result<(), Pro
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
     let hangup = signal(SignalKind::hangup()).map_err(system("SIGHUP"))?;
 
-    let region = Region::map(configuration.frames.count, configuration.frames.bytes)?;
+    let Frames { count, bytes } = configuration.frames;
+    let region = Region::map_in(count, bytes, configuration.memory.huge_pages)?;
     let Opened { devices, uplink, uplink_index, gateway, host } =
         NodeDevices::open(configuration, region)?;
     let adjacencies = Arc::new(AdjacencyTable::new());

@@ -128,6 +128,7 @@ fn waiting(running: &Configuration, wanted: &Configuration, queues: usize) -> Ve
         ("gateway", old.gateway != new.gateway),
         ("workers.queues", new.workers.queues.is_some_and(|wanted| wanted != queues)),
         ("frames", old.frames != new.frames),
+        ("memory", old.memory != new.memory),
         ("connections", old.connections != new.connections),
         ("log", old.log != new.log),
     ]

@@ -142,7 +142,7 @@ impl Frame {
     /// [`begin_chain`](Self::begin_chain).
     pub fn append(&mut self, follower: Frame) {
         assert!(!follower.chained && follower.region.base == self.region.base);
-        let (start, len) = (follower.start as u16, follower.len as u16);
+        let (start, len) = (follower.start, follower.len);
         let mut head = self.own_link();
         let index = follower.release();
         // SAFETY: the follower was ours until just now, and is this head's from now on.

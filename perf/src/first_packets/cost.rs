@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seine_datapath::machine::{cycles, prefetch};
-use seine_datapath::memory;
+use seine_datapath::memory::{self, HugePages};
 use seine_e2e::failure::{Failure, Outcome};
 use seine_pipeline::address::Mac;
 use seine_pipeline::adjacency::{AdjacencyId, AdjacencyTable};
@@ -99,7 +99,7 @@ pub struct Bench {
 /// What all benches share, for memory of connections is never given back.
 pub fn learned() -> Outcome<Arc<Learned>> {
     let limits = ConnectionLimits::default();
-    let (lines, _) = memory::map(ConnectionTable::lines(&limits))
+    let (lines, _) = memory::map(ConnectionTable::lines(&limits), HugePages::Auto)
         .map_err(|error| Failure::Unmet(error.to_string()))?;
     let connections =
         ConnectionTable::in_memory(limits, SEED, ConnectionMemory::Lent(lines)).fetching(prefetch);

@@ -7,7 +7,7 @@ use crossbeam::channel::bounded;
 use seine_datapath::counters::{PortCounters, PortTotals, WorkerCounters};
 use seine_datapath::frame::{FrameCache, Region};
 use seine_datapath::machine::{Wake, prefetch};
-use seine_datapath::memory::{self, Pages, Wanted};
+use seine_datapath::memory::{self, HugePages, Pages};
 use seine_datapath::port::Queue;
 use seine_datapath::port::memory::{MemoryOptions, MemoryWire, open};
 use seine_datapath::processor::Processor;
@@ -191,11 +191,11 @@ impl Switch {
         if profile.ports == Ports::AfXdp {
             frames += Veths::frames(profile);
         }
-        let region = Region::map(frames, 2048)?;
+        let huge = if profile.huge_pages { HugePages::Auto } else { HugePages::Off };
+        let region = Region::map_in(frames, 2048, huge)?;
         let limits = limits(profile);
         let lines = ConnectionTable::lines(&limits);
-        let wanted = if profile.huge_pages { Wanted::Huge } else { Wanted::Small };
-        let (lent, pages) = memory::map_in(lines, wanted)?;
+        let (lent, pages) = memory::map(lines, huge)?;
         let memory = ConnectionMemory::Lent(lent);
         let table = ConnectionTable::in_memory(limits, SEED, memory).fetching(prefetch);
         let table_bytes = lines * LINE_BYTES;

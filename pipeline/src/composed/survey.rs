@@ -36,7 +36,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub fn new((glance, outer): (Glance, Option<Outer>), candidate: Option<Candidate>) -> Seen {
         Seen { known: true, glance, outer, hash: 0, candidate }
     }
