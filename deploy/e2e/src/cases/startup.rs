@@ -44,9 +44,23 @@ fn snapshot(node: &Node) -> Outcome<String> {
     Ok(text.lines().filter(|line| !line.contains("valid_lft")).collect::<Vec<_>>().join("\n"))
 }
 
+/// The same once it stays what it is: a link that was just set up comes to be `UP` by itself.
+fn settled(node: &Node) -> Outcome<String> {
+    let mut last = snapshot(node)?;
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = snapshot(node)?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
+}
+
 /// Starts a daemon that must not start; its complaint, after a look at what it left.
 fn refused(node: &Node, program: &str, configuration: &str, prefix: &[&str]) -> Outcome<String> {
-    let before = snapshot(node)?;
+    let before = settled(node)?;
     let mut words = prefix.iter().copied().map(str::to_owned).collect::<Vec<_>>();
     words.push(binary(program)?.display().to_string());
     let mut command = node.namespace.command(&words[0]);
