@@ -119,6 +119,8 @@ async fn sockets_are_lent_anew_after_both_restarts_and_go_with_their_pods() {
 
     node.stop_agent();
     drop(goes);
+    // A namespace without a name ends when the kernel gets to it.
+    eventually("the gone Pod's link is gone", async || node.host_ends().len() == 1).await;
     node.start_agent();
     node.ready().await;
     assert_eq!(node.datapath.endpoints(), ["default/c1/eth0"]);

@@ -39,7 +39,8 @@ impl Books {
         if !self.ports.contains_key(&request.name) || self.guests.contains_key(&request.name) {
             return Err(Status::not_found(format!("no open port {} with a link", request.name)));
         }
-        let namespace = Namespace::open(Path::new(&request.namespace)).unwrap();
+        let namespace = Namespace::open(Path::new(&request.namespace))
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let link = Netlink::open_in(&namespace).unwrap().link(&request.interface).unwrap();
         assert!(link.is_some_and(|link| link.up), "the Pod's end is not there or down");
         let _ = std::fs::remove_file(&request.socket);
