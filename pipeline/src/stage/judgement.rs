@@ -31,13 +31,14 @@ impl RuleJudge {
     }
 
     /// Why no rule of this direction applies, if none does.
-    fn exempts(&self, parties: &Parties) -> Option<&'static str> {
+    fn exempts(&self, parties: &Parties, state: &State) -> Option<&'static str> {
         if self.direction != RuleDirection::Egress {
             return None;
         }
         // Kubernetes' policies cannot keep a Pod from itself; Antrea's can keep it from the Service
-        // by which it would reach itself.
-        let itself = parties.source == parties.destination;
+        // by which it would reach itself. An address that several may send from is none of itself.
+        let itself = parties.source == parties.destination
+            && state.owner(parties.destination).map(|(_, port)| port) == parties.sender;
         match (parties.sender, self.table) {
             (None, _) => Some("no Pod of this node sends it"),
             (_, RuleTable::NetworkPolicy) if itself => Some("a Pod may always reach itself"),
@@ -56,7 +57,7 @@ impl RuleJudge {
             RuleDirection::Egress => (parties.sender, parties.destination),
             RuleDirection::Ingress => (parties.receiver, parties.source),
         };
-        if let Some(reason) = self.exempts(&parties) {
+        if let Some(reason) = self.exempts(&parties, state) {
             context.note(format_args!("{reason}"));
             return Ok(Verdict::Goto(metric(direction)));
         }
