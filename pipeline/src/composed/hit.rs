@@ -88,7 +88,7 @@ pub(super) fn take<'s>(
         None
     };
     let change = Change { glance, to: other.as_ref(), checksum, lower: shortcut.lower };
-    change.make(bytes.get_mut(ethernet::LEN..)?)?;
+    change.make(bytes)?;
     let gateway = hops.gateway_mac;
     match shortcut.rewrite {
         Rewrite::None => {}

@@ -41,74 +41,86 @@ pub(super) fn macs(frame: &mut [u8], source: u64, destination: u64) {
     put(rest, 0, &(source as u32).to_be_bytes());
 }
 
+/// Places in an IPv4 header.
+const TTL: usize = 8;
+const HEADER_SUM: usize = 10;
+const ADDRESSES: usize = 12;
+/// What a TTL that is one lower adds to a sum, TTL and protocol being a word of it.
+const LOWERED: u64 = 0xffff - (1 << 8);
+
 impl Change<'_> {
-    /// Makes the change in the packet `bytes`, from its IP header on.
+    /// Makes the change in a frame.
     #[inline(always)]
-    pub fn make(&self, bytes: &mut [u8]) -> Option<()> {
+    pub fn make(&self, frame: &mut [u8]) -> Option<()> {
         if self.to.is_none() && !self.lower {
             return Some(());
         }
-        if self.glance.is_v6() { self.make_v6(bytes) } else { self.make_v4(bytes) }
+        let packet = frame.get_mut(ethernet::LEN..)?;
+        if self.glance.is_v6() { self.make_v6(packet) } else { self.make_v4(packet) }
     }
 
     #[inline(always)]
-    fn make_v4(&self, bytes: &mut [u8]) -> Option<()> {
-        let header: &mut [u8; ipv4::LEN] = bytes.first_chunk_mut()?;
-        let [hops, old_from, old_to] =
-            [8, 12, 16].map(|at| bytes_at(header, at).map_or(0, u32::from_be_bytes));
-        let mut sum = u64::from(!(hops as u16));
+    fn make_v4(&self, packet: &mut [u8]) -> Option<()> {
+        let header: &mut [u8; ipv4::LEN] = packet.first_chunk_mut()?;
+        let mut sum = u64::from(!u16_at(header, HEADER_SUM)?);
         if self.lower {
-            // TTL and protocol share a word of the sum.
-            let before = (hops >> 16) as u16;
-            let after = before.wrapping_sub(1 << 8);
-            sum += u64::from(!before) + u64::from(after);
-            header[8] = (after >> 8) as u8;
+            header[TTL] = self.glance.ttl.wrapping_sub(1);
+            sum += LOWERED;
         }
         let Some(&[_, to, _, from, fifth, _]) = self.to else {
-            return put(header, 10, &(!checksum::fold(sum)).to_be_bytes());
+            let sum = !checksum::fold(sum);
+            return put(header, HEADER_SUM, &sum.to_be_bytes());
         };
+        let [_, old_from, _, old_to, _, _] = self.glance.words.map(|word| word as u32);
         let (from, to) = (from as u32, to as u32);
-        let addresses = [!old_from, !old_to, from, to].map(u64::from).iter().sum::<u64>();
-        put(header, 10, &(!checksum::fold(sum + addresses)).to_be_bytes())?;
-        put(header, 12, &(u64::from(from) << 32 | u64::from(to)).to_be_bytes())?;
-        self.upper(bytes.get_mut(ipv4::LEN..)?, fifth, addresses)
+        let new = u64::from(from) + u64::from(to);
+        let addresses = new + u64::from(!old_from) + u64::from(!old_to);
+        let sum = !checksum::fold(sum + addresses);
+        put(header, HEADER_SUM, &sum.to_be_bytes())?;
+        put(header, ADDRESSES, &(u64::from(from) << 32 | u64::from(to)).to_be_bytes())?;
+        self.upper(packet, ipv4::LEN, fifth, addresses)
     }
 
     #[inline(never)]
-    fn make_v6(&self, bytes: &mut [u8]) -> Option<()> {
+    fn make_v6(&self, packet: &mut [u8]) -> Option<()> {
         if self.lower {
-            *bytes.get_mut(7)? = self.glance.ttl.wrapping_sub(1);
+            *packet.get_mut(7)? = self.glance.ttl.wrapping_sub(1);
         }
         let Some(&[a, b, c, d, fifth, _]) = self.to else { return Some(()) };
-        let old: [u8; 32] = bytes_at(bytes, 8)?;
+        let old: [u8; 32] = bytes_at(packet, 8)?;
         let [from, to] =
             [[c, d], [a, b]].map(|[high, low]| u128::from(high) << 64 | u128::from(low));
-        put(bytes, 8, &from.to_be_bytes())?;
-        put(bytes, 24, &to.to_be_bytes())?;
+        put(packet, 8, &from.to_be_bytes())?;
+        put(packet, 24, &to.to_be_bytes())?;
         let new = checksum::sum(&from.to_be_bytes()) + checksum::sum(&to.to_be_bytes());
         let addresses = Difference::default().replace(checksum::sum(&old), new).not_folded();
-        self.upper(bytes.get_mut(usize::from(self.glance.upper)..)?, fifth, addresses)
+        self.upper(packet, self.glance.upper.into(), fifth, addresses)
     }
 
-    /// Ports and checksum of TCP or UDP. `fifth` is the word of the other direction's key that has
-    /// its ports, `addresses` what the change of addresses does to a sum.
+    /// Ports and checksum of TCP or UDP, whose header begins at `upper`. `fifth` is the word of the
+    /// other direction's key that has its ports, `addresses` what the change of addresses does to a
+    /// sum.
     #[inline(always)]
-    fn upper(&self, upper: &mut [u8], fifth: u64, addresses: u64) -> Option<()> {
-        let old = bytes_at::<4>(upper, 0).map(u32::from_be_bytes)?;
+    fn upper(&self, packet: &mut [u8], upper: usize, fifth: u64, addresses: u64) -> Option<()> {
+        let [.., fifth_before, _] = self.glance.words;
+        let old = (fifth_before >> 32) as u32;
         // The other direction's source is where this one's packets go.
         let new = ((fifth >> 32) as u32).rotate_left(16);
-        put(upper, 0, &new.to_be_bytes())?;
+        put(packet, upper, &new.to_be_bytes())?;
         let tcp = self.glance.tcp;
-        let at = if tcp { tcp::CHECKSUM_OFFSET } else { udp::CHECKSUM_OFFSET };
-        let field = u16_at(upper, at)?;
-        let ports = u64::from(!old) + u64::from(new);
-        let whole = || !checksum::fold(u64::from(!field) + addresses + ports);
+        let at = upper + if tcp { tcp::CHECKSUM_OFFSET } else { udp::CHECKSUM_OFFSET };
+        let place = packet.get_mut(at..)?.first_chunk_mut()?;
+        let field = u16::from_be_bytes(*place);
         let sum = match self.checksum {
             Checksum::Partial { .. } => checksum::fold(u64::from(field) + addresses),
-            Checksum::Complete if tcp => whole(),
-            Checksum::Complete if field == 0 => return Some(()),
-            Checksum::Complete => checksum::for_udp(whole()),
+            Checksum::Complete if field == 0 && !tcp => return Some(()),
+            Checksum::Complete => {
+                let ports = u64::from(!old) + u64::from(new);
+                let whole = !checksum::fold(u64::from(!field) + addresses + ports);
+                if tcp { whole } else { checksum::for_udp(whole) }
+            }
         };
-        put(upper, at, &sum.to_be_bytes())
+        *place = sum.to_be_bytes();
+        Some(())
     }
 }

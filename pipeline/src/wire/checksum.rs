@@ -23,12 +23,10 @@ pub fn sum(bytes: &[u8]) -> u64 {
 /// Folds a sum to 16 bits.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    // At most 0x2fffe before the second of these, 0x10001 before the last: no bit is left above the
-    // sixteenth.
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    // Of a word and itself with its halves exchanged, the upper half is the sum of both halves and
+    // of the carry of the lower one: just what folding asks for.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The checksum of these bytes, their own checksum field being zero.
