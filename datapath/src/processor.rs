@@ -74,12 +74,12 @@ impl Machine for Processor {
     }
 
     #[inline(always)]
-    fn begins_with(&self, line: &Line, words: &[u64; 6]) -> bool {
+    fn has_key(&self, line: &Line, key: &[u64; 6], v4: bool) -> bool {
         #[cfg(target_arch = "x86_64")]
         if self.wide {
-            return wide::begins_with(line, words);
+            return wide::has_key(line, key, v4);
         }
-        Plain.begins_with(line, words)
+        Plain.has_key(line, key, v4)
     }
 
     #[inline(always)]
@@ -125,17 +125,18 @@ mod wide {
     }
 
     #[inline(always)]
-    pub(super) fn begins_with(line: &Line, words: &[u64; 6]) -> bool {
+    pub(super) fn has_key(line: &Line, key: &[u64; 6], v4: bool) -> bool {
+        let compared: u32 = if v4 { 0b11_1010 } else { 0b11_1111 };
         let different: u32;
-        // SAFETY: as above; of `words` six are read, for the mask has six bits.
+        // SAFETY: as above; of `key` no more than six are read, for the mask has six bits.
         unsafe {
             asm!(
-                "kmovb k1, {six:e}",
-                "vmovdqu64 zmm16 {{k1}} {{z}}, zmmword ptr [{words}]",
+                "kmovb k1, {compared:e}",
+                "vmovdqu64 zmm16 {{k1}} {{z}}, zmmword ptr [{key}]",
                 "vpcmpneqq k2 {{k1}}, zmm16, zmmword ptr [{line}]",
                 "kmovb {different:e}, k2",
-                six = in(reg) 0x3f_u32,
-                words = in(reg) words.as_ptr(),
+                compared = in(reg) compared,
+                key = in(reg) key.as_ptr(),
                 line = in(reg) std::ptr::from_ref(line),
                 different = lateout(reg) different,
                 out("xmm16") _,
@@ -182,8 +183,11 @@ mod tests {
             if let Some(word) = key.get_mut(change) {
                 *word ^= 1 << (mask % 64);
             }
-            prop_assert_eq!(narrow.begins_with(&line, &key), change >= 6);
-            prop_assert_eq!(wide.begins_with(&line, &key), change >= 6);
+            for processor in [narrow, wide] {
+                prop_assert_eq!(processor.has_key(&line, &key, false), change >= 6);
+                let same = change >= 6 || change == 0 || change == 2;
+                prop_assert_eq!(processor.has_key(&line, &key, true), same);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::hit::epoch;
 use super::rewrite::macs_of;
 use super::shortcut::{Addressed, Rewrite, Shortcut};
 use crate::address::{Mac, PortKind};
-use crate::connection::{ConnectionId, Direction};
+use crate::connection::{ConnectionId, Direction, address_words};
 use crate::packet::{Packet, PacketSource, Tracking};
 use crate::run::Context;
 use crate::state::mac_word;
@@ -84,7 +84,10 @@ fn composed(
         Direction::Reply => (connection.reply, connection.original),
     };
     let translate = own.tuple.reversed() != other.tuple;
-    let other = translate.then(|| other.words());
+    // What IPv4 leaves with as IPv6, or the other way round, is not kept.
+    if own.tuple.source.is_ipv6() != other.tuple.source.is_ipv6() {
+        return None;
+    }
     // What comes by a tunnel comes from the peer whose range the sender's address is of.
     let (adjacency, remote) = match (source, facts.tunnel) {
         (PacketSource::Tunnel, _) => {
@@ -106,6 +109,7 @@ fn composed(
         translate,
         adjacency,
     };
-    let epoch = epoch(state, &own.words(), other.as_ref());
+    // It goes to where the other direction's packets come from.
+    let epoch = epoch(state, &own.words(), address_words(other.tuple.source));
     (facts.mtu == usize::from(mtu)).then_some((id, direction, shortcut, epoch))
 }

@@ -1,13 +1,15 @@
 //! A hit: a packet that is rewritten by what was composed for its direction.
 
+use std::net::IpAddr;
+
 use super::glance::Glance;
 use super::outer::traffic_class;
-use super::rewrite::{self, Change, macs_of};
+use super::rewrite::{self, Change, Ends, Leaving, macs_of};
 use super::shortcut::{Addressed, Rewrite, Shortcut};
 use super::{Machine, PacketBuffer};
 use crate::address::{Mac, PortId};
 use crate::adjacency::AdjacencyId;
-use crate::connection::{Candidate, Direction, FlowKey, KeyWords};
+use crate::connection::{Candidate, Direction, KeyWords, address};
 use crate::packet::{Checksum, Tunnel};
 use crate::run::Context;
 use crate::state::{State, mac_word};
@@ -51,8 +53,13 @@ pub(super) fn take<'s>(
     let hit = context.learned.connections.hit(candidate, &glance.words, machine)?;
     let shortcut = Shortcut::from_word(hit.shortcut())?;
     let to = hops.get(shortcut.egress)?;
-    let other = if shortcut.translate { Some(hit.other_key()?) } else { None };
-    let is_current = hit.is_of(epoch(state, &glance.words, other.as_ref()));
+    let leaving = match (shortcut.translate, glance.is_v6()) {
+        (false, _) => None,
+        (true, false) => Some(Leaving::V4(hit.translation()?)),
+        (true, true) => Some(Leaving::V6(hit.other_key()?)),
+    };
+    let ends = ends(&glance.words, leaving.as_ref());
+    let is_current = hit.is_of(epoch(state, &glance.words, ends.destination));
     if !is_current || !hit.progress.stays(hit.direction) {
         return None;
     }
@@ -78,16 +85,12 @@ pub(super) fn take<'s>(
         return None;
     }
     // What a server of names answers is learnt from.
-    if hit.direction == Direction::Reply && answered_by(&glance.words, other.as_ref()) == dns::PORT
-    {
+    if hit.direction == Direction::Reply && (ends.ports >> 16) as u16 == dns::PORT {
         return None;
     }
-    let tunnel = if into_tunnel {
-        Some(Way::of(shortcut.adjacency?, &glance.words, other.as_ref(), context)?)
-    } else {
-        None
-    };
-    let change = Change { glance, to: other.as_ref(), checksum, lower: shortcut.lower };
+    let tunnel =
+        if into_tunnel { Some(Way::of(shortcut.adjacency?, glance, ends, context)?) } else { None };
+    let change = Change { glance, to: leaving.as_ref(), checksum, lower: shortcut.lower };
     change.make(bytes)?;
     let gateway = hops.gateway_mac;
     match shortcut.rewrite {
@@ -100,20 +103,19 @@ pub(super) fn take<'s>(
     Some(Taken { egress: shortcut.egress, checksum, tunnel })
 }
 
-/// The port that the receiver sees a packet come from.
-#[inline]
-fn answered_by(key: &KeyWords, other: Option<&KeyWords>) -> u16 {
-    // Source and destination port are the highest two halves of the fifth word's upper half.
-    let [_, _, _, _, fifth, _] = key;
-    other.map_or((fifth >> 48) as u16, |[_, _, _, _, fifth, _]| (fifth >> 32) as u16)
+/// The ends of a packet of this key as its receiver sees them.
+#[inline(always)]
+fn ends(key: &KeyWords, leaving: Option<&Leaving>) -> Ends {
+    let &[a, b, c, d, fifth, _] = key;
+    let own = Ends { source: [a, b], destination: [c, d], ports: (fifth >> 32) as u32 };
+    leaving.map_or(own, Leaving::ends)
 }
 
-/// Of what forwards packets of this key, and of the rules about them where these count.
+/// Of what forwards packets of this key to this address, and of the rules about them where these
+/// count.
 #[inline]
-pub(super) fn epoch(state: &State, key: &KeyWords, other: Option<&KeyWords>) -> u32 {
-    let &[_, source, _, own, ..] = key;
-    // Translated, it goes to where the other direction's packets come from.
-    let destination = other.map_or(own, |&[_, source, ..]| source);
+pub(super) fn epoch(state: &State, key: &KeyWords, destination: [u64; 2]) -> u32 {
+    let (&[_, source, ..], [_, destination]) = (key, destination);
     state.epochs().under_way(source, destination)
 }
 
@@ -137,25 +139,22 @@ impl<'s> Way<'s> {
     #[inline]
     fn of(
         adjacency: AdjacencyId,
-        key: &KeyWords,
-        other: Option<&KeyWords>,
+        glance: &Glance,
+        ends: Ends,
         context: &Context<'s>,
     ) -> Option<Way<'s>> {
         let state = context.state;
         let next_hop = context.adjacencies.mac(adjacency)?;
         let headers = match state.encapsulations().prefix(adjacency) {
             Some(prefix) => Headers::Ready(prefix),
-            None => between(adjacency, key, other, state)?,
-        };
-        let &[a, b, c, d, fifth, _] = key;
-        // Translated, the packet leaves as an answer of the other direction.
-        let (source, destination, ports) = match other {
-            Some(&[e, f, g, h, other, _]) => {
-                ([g, h], [e, f], ((other >> 32) as u32).rotate_left(16))
+            None => {
+                let [high, low] = ends.destination;
+                between(adjacency, address(high, low, glance.is_v6()), state)?
             }
-            None => ([a, b], [c, d], (fifth >> 32) as u32),
         };
+        let [.., fifth, _] = glance.words;
         let protocol = (fifth >> 8) as u8;
+        let Ends { source, destination, ports } = ends;
         let flow = Flow::new(state.hash_seed(), source, destination, ports, protocol);
         Some(Way { next_hop, flow, headers })
     }
@@ -209,14 +208,7 @@ impl<'s> Way<'s> {
 
 /// Both ends of the tunnel behind a next hop, and the MAC address that it begins at.
 #[cold]
-fn between<'s>(
-    adjacency: AdjacencyId,
-    key: &KeyWords,
-    other: Option<&KeyWords>,
-    state: &State,
-) -> Option<Headers<'s>> {
-    let destination = FlowKey::from_words(other.unwrap_or(key))?.tuple;
-    let destination = if other.is_some() { destination.source } else { destination.destination };
+fn between<'s>(adjacency: AdjacencyId, destination: IpAddr, state: &State) -> Option<Headers<'s>> {
     let (node, peer) = (state.node()?, state.peer_by_route(destination)?);
     if peer.adjacency != adjacency {
         return None;

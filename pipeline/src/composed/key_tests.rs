@@ -158,7 +158,8 @@ fn how_often_a_port_was_another_pods_is_needed() {
     let connections = &room.learned.connections;
     let candidate = connections.candidate(connections.hash_of(&known.words), &Plain).unwrap();
     let shortcut = connections.hit(candidate, &known.words, &Plain).unwrap().shortcut();
-    let epoch = epoch(&room.node.state, &known.words, None);
+    let [_, _, high, low, ..] = known.words;
+    let epoch = epoch(&room.node.state, &known.words, [high, low]);
     connections.decide(id, Direction::Original, shortcut, epoch);
     let glance = Glance { words: known.words, ..own };
     let mut worker = WorkerMemory::new();

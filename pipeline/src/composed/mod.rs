@@ -63,12 +63,15 @@ pub trait Machine {
         let alike = |word: &AtomicU64| (word.load(Ordering::Relaxed) ^ wanted) & mask == 0;
         line.0.iter().position(alike).unwrap_or(line.0.len())
     }
-    /// Whether a line begins with these words.
+    /// Whether a line begins with this key; over IPv4 the first and the third word, zero in a key,
+    /// may be anything.
     #[inline]
-    fn begins_with(&self, line: &Line, words: &[u64; 6]) -> bool {
-        let different = line.0.iter().zip(words);
-        let different = different.map(|(word, other)| word.load(Ordering::Relaxed) ^ other);
-        different.fold(0, |bits, word| bits | word) == 0
+    fn has_key(&self, line: &Line, key: &[u64; 6], v4: bool) -> bool {
+        let [a, b, c, d, e, f, ..] = &line.0;
+        let &[key_a, key_b, key_c, key_d, key_e, key_f] = key;
+        let differ = |word: &AtomicU64, other| word.load(Ordering::Relaxed) ^ other;
+        differ(b, key_b) | differ(d, key_d) | differ(e, key_e) | differ(f, key_f) == 0
+            && (v4 || differ(a, key_a) | differ(c, key_c) == 0)
     }
     /// A count of cycles that never goes back.
     fn cycles(&self) -> u64;

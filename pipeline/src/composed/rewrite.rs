@@ -4,20 +4,59 @@
 //! Byte for byte what [`translate`](crate::translate) and the stages do one after the other: sums
 //! that are folded once or after each step are the same.
 
-use crate::connection::KeyWords;
+use crate::connection::{KeyWords, Translation};
 use crate::packet::Checksum;
 use crate::wire::checksum::{self, Difference};
 use crate::wire::{bytes_at, ethernet, ipv4, put, tcp, u16_at, udp};
 
 use super::glance::Glance;
 
+/// The addresses and ports that a packet leaves with.
+#[derive(Clone, Copy)]
+pub(super) enum Leaving {
+    /// Over IPv4.
+    V4(Translation),
+    /// Over IPv6, as an answer of this key.
+    V6(KeyWords),
+}
+
+/// Where a packet comes from and where it goes.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    /// The address as keys have it.
+    pub source: [u64; 2],
+    /// As that.
+    pub destination: [u64; 2],
+    /// Both ports, as headers have them.
+    pub ports: u32,
+}
+
+impl Leaving {
+    /// All of it.
+    #[inline(always)]
+    pub fn ends(&self) -> Ends {
+        match self {
+            Leaving::V4(it) => Ends {
+                source: [0, it.source()],
+                destination: [0, it.destination()],
+                ports: it.ports(),
+            },
+            // The other direction's source is where this one's packets go.
+            &Leaving::V6([a, b, c, d, fifth, _]) => Ends {
+                source: [c, d],
+                destination: [a, b],
+                ports: ((fifth >> 32) as u32).rotate_left(16),
+            },
+        }
+    }
+}
+
 /// What of an IP packet is to change.
 pub(super) struct Change<'a> {
     /// What was seen of it.
     pub glance: &'a Glance,
-    /// The key of the other direction, if addresses and ports are translated: the packet leaves as
-    /// an answer of it.
-    pub to: Option<&'a KeyWords>,
+    /// What it leaves with, if addresses and ports are translated.
+    pub to: Option<&'a Leaving>,
     /// What its checksum field holds.
     pub checksum: Checksum,
     /// Whether its TTL is lowered.
@@ -52,73 +91,74 @@ impl Change<'_> {
     /// Makes the change in a frame.
     #[inline(always)]
     pub fn make(&self, frame: &mut [u8]) -> Option<()> {
-        if self.to.is_none() && !self.lower {
-            return Some(());
-        }
         let packet = frame.get_mut(ethernet::LEN..)?;
-        if self.glance.is_v6() { self.make_v6(packet) } else { self.make_v4(packet) }
+        match self.to {
+            None if !self.lower => Some(()),
+            None if self.glance.is_v6() => self.hops_v6(packet),
+            None => self.header_v4(packet, 0).map(|_| ()),
+            Some(Leaving::V4(to)) => self.make_v4(packet, *to),
+            Some(to) => self.make_v6(packet, to.ends()),
+        }
     }
 
+    /// TTL and checksum of an IPv4 header, to whose sum something is added.
     #[inline(always)]
-    fn make_v4(&self, packet: &mut [u8]) -> Option<()> {
+    fn header_v4<'p>(&self, packet: &'p mut [u8], more: u16) -> Option<&'p mut [u8; ipv4::LEN]> {
         let header: &mut [u8; ipv4::LEN] = packet.first_chunk_mut()?;
-        let mut sum = u64::from(!u16_at(header, HEADER_SUM)?);
+        let mut sum = u64::from(!u16_at(header, HEADER_SUM)?) + u64::from(more);
         if self.lower {
             header[TTL] = self.glance.ttl.wrapping_sub(1);
             sum += LOWERED;
         }
-        let Some(&[_, to, _, from, fifth, _]) = self.to else {
-            let sum = !checksum::fold(sum);
-            return put(header, HEADER_SUM, &sum.to_be_bytes());
-        };
-        let [_, old_from, _, old_to, _, _] = self.glance.words.map(|word| word as u32);
-        let (from, to) = (from as u32, to as u32);
-        let new = u64::from(from) + u64::from(to);
-        let addresses = new + u64::from(!old_from) + u64::from(!old_to);
-        let sum = !checksum::fold(sum + addresses);
-        put(header, HEADER_SUM, &sum.to_be_bytes())?;
-        put(header, ADDRESSES, &(u64::from(from) << 32 | u64::from(to)).to_be_bytes())?;
-        self.upper(packet, ipv4::LEN, fifth, addresses)
+        put(header, HEADER_SUM, &(!checksum::fold(sum)).to_be_bytes())?;
+        Some(header)
+    }
+
+    #[inline(always)]
+    fn make_v4(&self, packet: &mut [u8], to: Translation) -> Option<()> {
+        let header = self.header_v4(packet, to.header_difference())?;
+        put(header, ADDRESSES, &to.addresses().to_be_bytes())?;
+        let differences = [to.header_difference(), to.upper_difference()];
+        self.upper(packet.get_mut(ipv4::LEN..)?, to.ports(), differences)
+    }
+
+    fn hops_v6(&self, packet: &mut [u8]) -> Option<()> {
+        *packet.get_mut(7)? = self.glance.ttl.wrapping_sub(u8::from(self.lower));
+        Some(())
     }
 
     #[inline(never)]
-    fn make_v6(&self, packet: &mut [u8]) -> Option<()> {
-        if self.lower {
-            *packet.get_mut(7)? = self.glance.ttl.wrapping_sub(1);
-        }
-        let Some(&[a, b, c, d, fifth, _]) = self.to else { return Some(()) };
-        let old: [u8; 32] = bytes_at(packet, 8)?;
+    fn make_v6(&self, packet: &mut [u8], to: Ends) -> Option<()> {
+        self.hops_v6(packet)?;
+        let Ends { source, destination, ports } = to;
         let [from, to] =
-            [[c, d], [a, b]].map(|[high, low]| u128::from(high) << 64 | u128::from(low));
+            [source, destination].map(|[high, low]| u128::from(high) << 64 | u128::from(low));
+        let old: [u8; 32] = bytes_at(packet, 8)?;
         put(packet, 8, &from.to_be_bytes())?;
         put(packet, 24, &to.to_be_bytes())?;
         let new = checksum::sum(&from.to_be_bytes()) + checksum::sum(&to.to_be_bytes());
         let addresses = Difference::default().replace(checksum::sum(&old), new).not_folded();
-        self.upper(packet, self.glance.upper.into(), fifth, addresses)
+        let [.., old_ports, _] = self.glance.words;
+        let all = addresses + u64::from(!((old_ports >> 32) as u32)) + u64::from(ports);
+        let differences = [addresses, all].map(checksum::fold);
+        self.upper(packet.get_mut(self.glance.upper.into()..)?, ports, differences)
     }
 
-    /// Ports and checksum of TCP or UDP, whose header begins at `upper`. `fifth` is the word of the
-    /// other direction's key that has its ports, `addresses` what the change of addresses does to a
-    /// sum.
+    /// Ports and checksum of TCP or UDP. Of the differences to a sum, the first is that of the
+    /// addresses alone.
     #[inline(always)]
-    fn upper(&self, packet: &mut [u8], upper: usize, fifth: u64, addresses: u64) -> Option<()> {
-        let [.., fifth_before, _] = self.glance.words;
-        let old = (fifth_before >> 32) as u32;
-        // The other direction's source is where this one's packets go.
-        let new = ((fifth >> 32) as u32).rotate_left(16);
-        put(packet, upper, &new.to_be_bytes())?;
+    fn upper(&self, upper: &mut [u8], ports: u32, [addresses, all]: [u16; 2]) -> Option<()> {
+        put(upper, 0, &ports.to_be_bytes())?;
         let tcp = self.glance.tcp;
-        let at = upper + if tcp { tcp::CHECKSUM_OFFSET } else { udp::CHECKSUM_OFFSET };
-        let place = packet.get_mut(at..)?.first_chunk_mut()?;
+        let at = if tcp { tcp::CHECKSUM_OFFSET } else { udp::CHECKSUM_OFFSET };
+        let place = upper.get_mut(at..)?.first_chunk_mut()?;
         let field = u16::from_be_bytes(*place);
+        let sum = |field: u16, more: u16| checksum::fold(u64::from(field) + u64::from(more));
         let sum = match self.checksum {
-            Checksum::Partial { .. } => checksum::fold(u64::from(field) + addresses),
-            Checksum::Complete if field == 0 && !tcp => return Some(()),
-            Checksum::Complete => {
-                let ports = u64::from(!old) + u64::from(new);
-                let whole = !checksum::fold(u64::from(!field) + addresses + ports);
-                if tcp { whole } else { checksum::for_udp(whole) }
-            }
+            Checksum::Partial { .. } => sum(field, addresses),
+            Checksum::Complete if tcp => !sum(!field, all),
+            Checksum::Complete if field == 0 => return Some(()),
+            Checksum::Complete => checksum::for_udp(!sum(!field, all)),
         };
         *place = sum.to_be_bytes();
         Some(())

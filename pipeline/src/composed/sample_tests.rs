@@ -7,7 +7,9 @@ use super::shortcut::{Addressed, Rewrite, Shortcut};
 use super::*;
 use crate::address::Mac;
 use crate::adjacency::AdjacencyId;
-use crate::connection::{Connection, ConnectionId, Decision, Direction, FlowKey, Progress};
+use crate::connection::{
+    Connection, ConnectionId, Decision, Direction, FlowKey, Progress, address_words,
+};
 use crate::learned::{Learned, WorkerMemory};
 use crate::state::{Action, Change, Group, Object, Rule, RuleDirection, RuleTable};
 use crate::testbed::{Buffer, Node, Probe, UPLINK, answered, flags, learned, tcp, udp};
@@ -196,7 +198,9 @@ fn what_was_composed_wrongly_is_a_mismatch() {
         translate: false,
         adjacency: None,
     };
-    let epoch = epoch(&room.node.state, &connection.original.words(), None);
+    let tuple = connection.original.tuple;
+    let (words, to) = (connection.original.words(), address_words(tuple.destination));
+    let epoch = epoch(&room.node.state, &words, to);
     let connections = &room.learned.connections;
     connections.decide(id, Direction::Original, wrong.word(), epoch);
     room.send(0, |_| ());

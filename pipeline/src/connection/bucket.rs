@@ -17,8 +17,8 @@ const PRIMARY_USED_MAX: usize = 6;
 /// How often another worker may take the place that was about to be taken.
 const TRIES: usize = 16;
 
-const INDEX: u64 = TRANSLATED - 1;
-const TRANSLATED: u64 = 1 << 31;
+const INDEX: u64 = BOTH - 1;
+const BOTH: u64 = 1 << 31;
 const DIRECTION: u64 = 1 << 32;
 const FINGERPRINT_SHIFT: u32 = 33;
 
@@ -27,10 +27,10 @@ const FINGERPRINT_SHIFT: u32 = 33;
 pub(super) struct Place(u64);
 
 impl Place {
-    pub(super) fn new(hash: u64, direction: Direction, translated: bool, index: u32) -> Place {
+    pub(super) fn new(hash: u64, direction: Direction, both: bool, index: u32) -> Place {
         let reply = if direction == Direction::Reply { DIRECTION } else { 0 };
-        let translated = if translated { TRANSLATED } else { 0 };
-        let facts = fingerprint(hash) << FINGERPRINT_SHIFT | reply | translated;
+        let both = if both { BOTH } else { 0 };
+        let facts = fingerprint(hash) << FINGERPRINT_SHIFT | reply | both;
         Place(facts | (u64::from(index) + 1))
     }
 
@@ -39,10 +39,9 @@ impl Place {
         ((self.0 & INDEX) as u32).checked_sub(1)
     }
 
-    /// Whether packets leave with other addresses or ports than they came with, so that the key of
-    /// the other direction is needed, too.
-    pub(super) fn is_translated(self) -> bool {
-        self.0 & TRANSLATED != 0
+    /// Whether packets need the key of the other direction, too.
+    pub(super) fn needs_both(self) -> bool {
+        self.0 & BOTH != 0
     }
 
     pub(super) fn direction(self) -> Direction {

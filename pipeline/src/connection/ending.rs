@@ -8,7 +8,7 @@ use super::bucket::Place;
 use super::record::Record;
 use super::table::{ConnectionTable, ConnectionWorker};
 use super::wheel::{self, REVISIT_MS_MAX, Wheel};
-use super::words::is_translated;
+use super::words::needs_both;
 use crate::sync::Ordering;
 
 /// Where the keys of a connection are, each with its hash.
@@ -58,10 +58,10 @@ impl ConnectionTable {
             charged.fetch_sub(1, Ordering::Relaxed);
         }
         let [(original, _), (reply, _)] = remains.keys();
-        let translated = is_translated(original, reply);
+        let both = needs_both(original, reply);
         let places = remains.keys().map(|(words, direction)| {
             let hash = self.hash.hash(words);
-            (hash, Place::new(hash, direction, translated, record.index))
+            (hash, Place::new(hash, direction, both, record.index))
         });
         let (counts, opened_ms) = (record.counts(), record.opened_ms());
         let decision = remains.decision();

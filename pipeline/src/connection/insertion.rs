@@ -17,7 +17,7 @@ use super::ending::Places;
 use super::record::{Filling, Record};
 use super::table::{ConnectionTable, ConnectionWorker, Key};
 use super::wheel::{self, REVISIT_MS_MAX};
-use super::words::is_translated;
+use super::words::needs_both;
 use super::{ConnectionId, Direction, NewConnection, NotInserted};
 use crate::sync::{Ordering, fence, pause};
 
@@ -79,11 +79,9 @@ impl ConnectionTable {
         worker: &mut ConnectionWorker,
     ) -> Result<(), NotInserted> {
         let [original, reply] = keys;
-        let translated = is_translated(&original.words, &reply.words);
-        let places =
-            [(original, Direction::Original), (reply, Direction::Reply)].map(|(key, direction)| {
-                (key, Place::new(key.hash, direction, translated, record.index))
-            });
+        let both = needs_both(&original.words, &reply.words);
+        let places = [(original, Direction::Original), (reply, Direction::Reply)]
+            .map(|(key, direction)| (key, Place::new(key.hash, direction, both, record.index)));
         let mut published = Ok(());
         let mut count = 0;
         for (key, place) in &places {

@@ -20,6 +20,7 @@ mod report;
 mod revision;
 mod signal;
 mod table;
+mod translation;
 mod wheel;
 mod words;
 
@@ -35,7 +36,8 @@ pub use report::{Counts, Ended, Found, Listed, NewConnection, NotInserted, Occup
 pub use signal::Signal;
 pub(crate) use table::Key;
 pub use table::{ConnectionTable, ConnectionWorker};
-pub(crate) use words::{IngressWords, KeyWords, address_words};
+pub(crate) use translation::Translation;
+pub(crate) use words::{IngressWords, KeyWords, address, address_words};
 
 use std::fmt;
 

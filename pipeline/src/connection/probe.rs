@@ -13,7 +13,8 @@ use super::record::{
     ORIGINAL_DECIDED, PROGRESS, RECORD_LINES, REPLY_DECIDED, Record, SEQUENCE, count, turn,
 };
 use super::table::ConnectionTable;
-use super::words::KeyWords;
+use super::translation::Translation;
+use super::words::{KeyWords, is_v4};
 use super::{ConnectionId, Direction, Progress};
 use crate::composed::Machine;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -28,7 +29,7 @@ pub(crate) struct Candidate {
     index: u32,
     direction: Direction,
     /// Whether the other direction's key is needed, too.
-    translated: bool,
+    both: bool,
 }
 
 /// A connection as a packet of it was found, all of one moment.
@@ -78,8 +79,8 @@ impl ConnectionTable {
             Some(place) => place,
             None => self.elsewhere(hash)?,
         };
-        let (direction, translated) = (place.direction(), place.is_translated());
-        Some(Candidate { index: place.index()?, direction, translated })
+        let (direction, both) = (place.direction(), place.needs_both());
+        Some(Candidate { index: place.index()?, direction, both })
     }
 
     /// A record that is not in the line where most are.
@@ -96,7 +97,7 @@ impl ConnectionTable {
         machine.prefetch(state);
         // Not the line that another worker writes, unless it is read.
         machine.prefetch_to_write(way(lines, candidate.direction));
-        if candidate.translated {
+        if candidate.both {
             machine.prefetch(way(lines, candidate.direction.reversed()));
         }
     }
@@ -159,7 +160,7 @@ impl<'a> Hit<'a> {
     ) -> Option<Hit<'a>> {
         let [_, _, state] = lines;
         let number = state.0[SEQUENCE].load(Ordering::Acquire);
-        let same_key = machine.begins_with(way(lines, direction), words);
+        let same_key = machine.has_key(way(lines, direction), words, is_v4(words));
         let progress = Progress::from_word(state.0[PROGRESS].load(Ordering::Relaxed));
         let decided = decided(lines, direction).load(Ordering::Relaxed);
         // As in `Record::read`.
@@ -183,14 +184,28 @@ impl<'a> Hit<'a> {
         self.decided as u32 == stamp(epoch, turn(self.number))
     }
 
-    /// The key of the other direction; `None` when the connection is over meanwhile.
+    /// What a packet over IPv4 leaves with; `None` when the connection is over meanwhile.
+    #[inline]
+    pub(crate) fn translation(&self) -> Option<Translation> {
+        let [addresses, _, ports, ..] = &way(self.lines, self.direction).0;
+        let words = [addresses, ports].map(|word| word.load(Ordering::Relaxed));
+        self.is_still().then(|| Translation::from_words(words))
+    }
+
+    /// The key of the other direction, over IPv6; `None` when the connection is over meanwhile.
     #[inline]
     pub(crate) fn other_key(&self) -> Option<KeyWords> {
         let [a, b, c, d, e, f, ..] = &way(self.lines, self.direction.reversed()).0;
         let words = [a, b, c, d, e, f].map(|word| word.load(Ordering::Relaxed));
+        self.is_still().then_some(words)
+    }
+
+    /// Whether what was read before is of this connection.
+    #[inline]
+    fn is_still(&self) -> bool {
         fence(Ordering::Acquire);
         let [_, _, state] = self.lines;
-        (state.0[SEQUENCE].load(Ordering::Relaxed) == self.number).then_some(words)
+        state.0[SEQUENCE].load(Ordering::Relaxed) == self.number
     }
 
     /// Counts the packet.
@@ -251,7 +266,8 @@ mod tests {
         let found = hit(&table, &new.reply);
         assert_eq!((found.direction, found.shortcut()), (Direction::Reply, 0xabcd));
         assert!(found.is_of(7) && !found.is_of(8));
-        assert_eq!(found.other_key(), Some(new.original.words()));
+        let translation = Translation::of(&new.reply.words(), &new.original.words());
+        assert_eq!(found.translation(), Some(translation), "over IPv4");
         assert_eq!(hit(&table, &new.original).shortcut(), 0);
     }
 

@@ -1,6 +1,7 @@
 //! A record: one connection in three cache lines, and the sequence number that guards them.
 //!
-//! Line 1 and 2, original and reply direction: six words of key; packets (40 bits) over when the
+//! Line 1 and 2, original and reply direction: six words of key, the two that are zero over IPv4
+//! being the [`Translation`]; packets (40 bits) over when the
 //! last one was seen (24 bits, in quarters of a second); bytes. Only the worker that sees the
 //! direction writes the last two. Line 3: sequence number; turn over progress; rules; Service over
 //! marks; wheel link; the composed decision about the original and about the reply direction; when
@@ -11,7 +12,8 @@
 //! the [`ConnectionId`], so that an id of a connection that is gone never means its successor.
 
 use super::memory::Line;
-use super::words::{KeyWords, protocol};
+use super::translation::Translation;
+use super::words::{KeyWords, is_v4, protocol};
 use super::{Connection, ConnectionId, Counts, Decision, Direction, FlowKey, Progress};
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -45,11 +47,13 @@ impl Way<'_> {
     }
 
     pub(super) fn key(&self) -> KeyWords {
-        self.key.map(|word| word.load(Ordering::Relaxed))
+        let [a, b, c, d, fifth, port] = self.key.map(|word| word.load(Ordering::Relaxed));
+        let key = [0, b, 0, d, fifth, port];
+        if is_v4(&key) { key } else { [a, b, c, d, fifth, port] }
     }
 
     fn is(&self, words: &KeyWords) -> bool {
-        self.key.iter().zip(words).all(|(word, other)| word.load(Ordering::Relaxed) == *other)
+        self.key() == *words
     }
 
     fn counts(&self) -> Counts {
@@ -59,9 +63,15 @@ impl Way<'_> {
         }
     }
 
-    fn begin(&self, words: &KeyWords, now_ms: u64) {
+    fn begin(&self, words: &KeyWords, other: &KeyWords, now_ms: u64) {
+        let mut words = *words;
+        if is_v4(&words) {
+            let [addresses, ports] = Translation::of(&words, other).words();
+            let [_, b, _, d, fifth, port] = words;
+            words = [addresses, b, ports, d, fifth, port];
+        }
         for (word, value) in self.key.iter().zip(words) {
-            word.store(*value, Ordering::Relaxed);
+            word.store(value, Ordering::Relaxed);
         }
         self.seen.store((now_ms / SEEN_UNIT_MS) & SEEN_MASK, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
@@ -241,8 +251,8 @@ impl<'a> Record<'a> {
         // With the reader's fence: see `read`.
         fence(Ordering::Release);
         let next_turn = turn(self.sequence.load(Ordering::Relaxed) + 1);
-        self.original.begin(filling.original, filling.now_ms);
-        self.reply.begin(filling.reply, filling.now_ms);
+        self.original.begin(filling.original, filling.reply, filling.now_ms);
+        self.reply.begin(filling.reply, filling.original, filling.now_ms);
         self.progress.store(filling.progress.word(next_turn), Ordering::Relaxed);
         let [rules, marks] = filling.decision.words();
         self.rules.store(rules, Ordering::Relaxed);
@@ -313,11 +323,27 @@ impl Progress {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::words::tests::keys;
     use super::*;
+    use crate::composed::{Machine, Plain};
 
     #[test]
     fn a_record_is_192_bytes() {
         assert_eq!(RECORD_LINES * size_of::<Line>(), 192);
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_given_back_as_it_was(key in keys(), other in keys()) {
+            let (line, key, other) = (Line::default(), key.words(), other.words());
+            let way = Way::of(&line);
+            way.begin(&key, &other, 1);
+            prop_assert_eq!(way.key(), key);
+            prop_assert!(way.is(&key) && Plain.has_key(&line, &key, is_v4(&key)));
+            prop_assert!(key == other || !Plain.has_key(&line, &other, is_v4(&other)));
+        }
     }
 
     #[test]
@@ -333,7 +359,7 @@ mod tests {
         let line = Line::default();
         let way = Way::of(&line);
         for start_ms in [0, 1, SEEN_MASK * SEEN_UNIT_MS - 1000, u64::MAX / 2] {
-            way.begin(&[0; 6], start_ms);
+            way.begin(&[0; 6], &[0; 6], start_ms);
             for (later_ms, at_least_ms) in [(0, 0), (10_000, 10_000), (432_000_000, 432_000_000)] {
                 let idle = way.idle_ms(start_ms + later_ms);
                 assert!(idle <= at_least_ms + SEEN_UNIT_MS && idle + SEEN_UNIT_MS >= at_least_ms);

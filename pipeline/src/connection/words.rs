@@ -20,14 +20,30 @@ const KIND_GATEWAY: u64 = 1;
 
 const MAPPED: u64 = 0xffff << 32;
 
-/// Whether packets of a connection leave with other addresses or ports than they came with: answers
-/// then come by another key than that of the way back.
-pub(super) fn is_translated(original: &KeyWords, reply: &KeyWords) -> bool {
+/// Whether packets of a connection need the key of the other direction: those that leave with other
+/// addresses or ports than they came with, unless what they leave with is a
+/// [`Translation`](super::Translation).
+pub(super) fn needs_both(original: &KeyWords, reply: &KeyWords) -> bool {
+    if is_v4(original) {
+        return false;
+    }
     let [from, from_low, to, to_low, ports, _] = original;
     let [back, back_low, at, at_low, reply_ports, _] = reply;
     let ports = ((ports >> 32) as u32).rotate_left(16);
     [back, back_low, at, at_low] != [to, to_low, from, from_low]
         || ports != (reply_ports >> 32) as u32
+}
+
+/// Whether both addresses of a key are IPv4: their high halves are zero then.
+#[inline]
+pub(crate) fn is_v4([.., fifth, _]: &KeyWords) -> bool {
+    fifth & (SOURCE_V6 | DESTINATION_V6) == 0
+}
+
+/// An IPv4 address in a key.
+#[inline]
+pub(super) fn address_word(address: u32) -> u64 {
+    MAPPED | u64::from(address)
 }
 
 /// The protocol in the fifth word of a key.
@@ -38,7 +54,7 @@ pub(super) fn protocol(fifth: u64) -> u8 {
 /// High and low half of an address.
 pub(crate) fn address_words(address: IpAddr) -> [u64; 2] {
     match address {
-        IpAddr::V4(address) => [0, MAPPED | u64::from(address.to_bits())],
+        IpAddr::V4(address) => [0, address_word(address.to_bits())],
         IpAddr::V6(address) => {
             let bits = address.to_bits();
             [(bits >> 64) as u64, bits as u64]
@@ -46,7 +62,8 @@ pub(crate) fn address_words(address: IpAddr) -> [u64; 2] {
     }
 }
 
-fn address(high: u64, low: u64, v6: bool) -> IpAddr {
+/// The address of these halves.
+pub(crate) fn address(high: u64, low: u64, v6: bool) -> IpAddr {
     if v6 {
         IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)))
     } else {
@@ -80,7 +97,7 @@ impl IngressWords {
     #[inline]
     pub(crate) fn key_v4(self, [from, to]: [u32; 2], ports: u32, protocol: u8) -> KeyWords {
         let fifth = u64::from(ports) << 32 | u64::from(protocol) << 8 | u64::from(self.kind);
-        [0, MAPPED | u64::from(from), 0, MAPPED | u64::from(to), fifth, self.port]
+        [0, address_word(from), 0, address_word(to), fifth, self.port]
     }
 
     /// The key of a packet between these IPv6 addresses.
