@@ -85,14 +85,11 @@ impl Wake {
         unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
-    /// Takes a wake, if one is pending. Whatever was stored before it was woken is seen after.
-    pub fn take_pending(&self) {
-        if self.pending.load(Ordering::Relaxed) {
-            self.take();
-        }
-    }
-
-    fn take(&self) {
+    /// Takes a wake, if there is one. Whatever was stored before it was woken is seen after.
+    ///
+    /// Without asking whether one is pending: one that was taken before it was written is readable
+    /// ever after.
+    pub fn take(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: the buffer is eight bytes, as an eventfd wants; it does not block.
         unsafe { libc::read(self.event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
@@ -168,7 +165,8 @@ pub fn sleep_in_any<'a>(beds: impl Iterator<Item = &'a Bed>, limit_ms: i32) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::{Arc, Barrier};
     use std::time::{Duration, Instant};
 
     #[test]
@@ -206,6 +204,32 @@ mod tests {
             }
         }
         waker.join().unwrap();
+    }
+
+    #[test]
+    fn whoever_has_taken_all_wakes_of_several_beds_can_rest() {
+        const WAKES: usize = 3000;
+        let (wake, given) = (Wake::new().unwrap(), AtomicUsize::new(0));
+        let (bed, together, mut left) = (Bed::new(&wake).unwrap(), Barrier::new(2), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..WAKES {
+                    together.wait();
+                    wake.wake();
+                    given.fetch_add(1, Ordering::Release);
+                }
+            });
+            for number in 0..WAKES {
+                together.wait();
+                while given.load(Ordering::Acquire) == number {
+                    wake.take();
+                }
+                wake.take();
+                let mut event = [PollFd::new(bed.epoll.as_fd(), PollFlags::POLLIN)];
+                left += poll(&mut event, PollTimeout::ZERO).unwrap();
+            }
+        });
+        assert_eq!(left, 0);
     }
 
     #[test]

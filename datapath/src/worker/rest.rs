@@ -62,7 +62,7 @@ impl Worker {
 
     /// Takes a wake that ended a sleep in several beds.
     pub(crate) fn rise(&self) {
-        self.parts.wake.take_pending();
+        self.parts.wake.take();
     }
 
     /// Makes every queue ready to be used by another thread. After this nothing that the worker

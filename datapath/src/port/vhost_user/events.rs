@@ -103,17 +103,57 @@ impl WakeSet {
 
     /// Makes the worker look at all rings.
     pub fn alert(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
-            // Fails only when the counter is full, and then it is readable already.
-            let _ = self.attention.write(1);
-        }
+        // Fails only when the counter is full, and then it is readable already.
+        let _ = self.attention.write(1);
+        // Not before: who took it without the count would leave that there for ever, and never
+        // rest again.
+        self.pending.store(true, Ordering::Release);
     }
 
     /// Takes a pending alert. What was done before the alert is seen after.
     pub fn take(&self) {
-        if self.pending.load(Ordering::Relaxed) {
+        if self.pending.load(Ordering::Relaxed) && self.pending.swap(false, Ordering::AcqRel) {
             let _ = self.attention.read();
-            self.pending.store(false, Ordering::Release);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::os::fd::BorrowedFd;
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicUsize;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    #[test]
+    fn whoever_has_taken_all_alerts_can_rest() {
+        const ALERTS: usize = 20_000;
+        let (wakes, given) = (WakeSet::new().unwrap(), AtomicUsize::new(0));
+        // SAFETY: it is the set's own, which outlives this.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(wakes.descriptor()) };
+        let (together, mut left) = (Barrier::new(2), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..ALERTS {
+                    together.wait();
+                    wakes.alert();
+                    given.fetch_add(1, Ordering::Release);
+                }
+            });
+            for number in 0..ALERTS {
+                together.wait();
+                while given.load(Ordering::Acquire) == number {
+                    wakes.take();
+                }
+                wakes.take();
+                let mut event = [PollFd::new(descriptor, PollFlags::POLLIN)];
+                left += poll(&mut event, PollTimeout::ZERO).unwrap();
+            }
+        });
+        assert_eq!(left, 0);
     }
 }
