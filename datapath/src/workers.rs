@@ -116,10 +116,7 @@ impl WorkerHandle {
             return Err(no_answer);
         }
         self.wake.wake();
-        match tokio::time::timeout(ANSWER_LIMIT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            _ => Err(no_answer),
-        }
+        answer_within(ANSWER_LIMIT, answer).await.ok_or(no_answer)
     }
 }
 
@@ -211,10 +208,7 @@ impl Workers {
         let (sender, answer) = oneshot::channel();
         self.shifts[shift].order(order(sender));
         self.wake_workers(shift);
-        match tokio::time::timeout(ANSWER_LIMIT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            _ => Err(WorkerError::NoAnswer { worker }),
-        }
+        answer_within(ANSWER_LIMIT, answer).await.ok_or(WorkerError::NoAnswer { worker })
     }
 
     /// A shift sleeps in the beds of its workers.
@@ -253,6 +247,18 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.shifts.iter_mut().for_each(ShiftHandle::dismiss);
         self.handles.iter().for_each(|handle| handle.wake.wake());
+    }
+}
+
+/// Waits for an answer, which may be a whole worker or a queue: what is not taken here stays with
+/// whoever answers, and nothing is lost in between.
+async fn answer_within<T>(limit: Duration, mut answer: oneshot::Receiver<T>) -> Option<T> {
+    match tokio::time::timeout(limit, &mut answer).await {
+        Ok(answer) => answer.ok(),
+        Err(_) => {
+            answer.close();
+            answer.try_recv().ok()
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::placement::usable_cores;
 use crate::port::memory::{self, MemoryOptions};
 use crate::slot::Slot;
 use crate::worker::tests::{datagram_by, objects, tripping_packet};
+use crossbeam::queue::ArrayQueue;
 use seine_pipeline::address::PortId;
 use seine_pipeline::packet::Checksum;
 use std::os::unix::process::ExitStatusExt;
@@ -183,4 +184,41 @@ fn a_core_that_is_not_there_is_refused_and_the_workers_stay() {
     runtime.block_on(workers.place(&somewhere, Poll::Spin)).unwrap();
     assert_eq!((workers[0].core, workers.shifts.len()), (Some(usable_cores()[0]), 1));
     runtime.block_on(workers[0].ask(Command::Sample)).unwrap();
+}
+
+#[test]
+fn an_answer_that_comes_when_time_is_up_is_taken_or_stays_with_who_answers() {
+    const ANSWERS: usize = 50_000;
+    let asked = ArrayQueue::<oneshot::Sender<usize>>::new(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (taken, kept) = std::thread::scope(|scope| {
+        let answering = scope.spawn(|| {
+            let mut kept = 0;
+            for number in 0..ANSWERS {
+                let done = loop {
+                    match asked.pop() {
+                        Some(done) => break done,
+                        None => std::hint::spin_loop(),
+                    }
+                };
+                (0..number % 256).for_each(|_| std::hint::spin_loop());
+                kept += usize::from(done.send(number).is_err());
+            }
+            kept
+        });
+        let taken = runtime.block_on(async {
+            let mut taken = 0;
+            for _ in 0..ANSWERS {
+                let (done, answer) = oneshot::channel();
+                let mut done = Some(done);
+                while let Some(again) = done.take().and_then(|done| asked.push(done).err()) {
+                    done = Some(again);
+                }
+                taken += usize::from(answer_within(Duration::ZERO, answer).await.is_some());
+            }
+            taken
+        });
+        (taken, answering.join().unwrap())
+    });
+    assert_eq!(taken + kept, ANSWERS);
 }
