@@ -5,8 +5,7 @@
 //! broke the rules is not: the port stays down until it is opened again.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,10 +15,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use super::device::Device;
-use super::early::Enable;
+use super::early::{self, Enable};
 use super::shared::{QUEUE_PAIRS_MAX, Shared};
 use super::{Mode, SocketOwner, VhostUserOptions};
 use crate::port::OpenError;
@@ -29,6 +29,9 @@ const CONNECT_PAUSE_MS: u16 = 200;
 
 /// How long the rest of a message may take.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Between two looks whether the rest of a message's header has come.
+const HEADER_PAUSE_MS: u16 = 10;
 
 /// Keeps a port's control thread, and its socket. Both end when it is dropped.
 pub struct Control {
@@ -47,6 +50,8 @@ impl Drop for Control {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
         let _ = self.shared.control.write(1);
+        // The library retries for ever what a front end does not let it finish.
+        self.shared.hang_up();
         if let Some(thread) = self.thread.take() {
             // It panics in a test at most, and there it was seen.
             let _ = thread.join();
@@ -93,8 +98,9 @@ impl Listening {
             if !metadata.file_type().is_socket() {
                 return Err(refused(io::Error::from_raw_os_error(libc::EEXIST)));
             }
-            if UnixStream::connect(path).is_ok() {
-                return Err(OpenError::SocketTaken(path.to_owned()));
+            match reach(path) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
+                _ => return Err(OpenError::SocketTaken(path.to_owned())),
             }
         }
         let mut fresh = path.as_os_str().to_owned();
@@ -142,7 +148,15 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     if !file.metadata()?.file_type().is_socket() {
         return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
     }
-    UnixStream::connect(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    reach(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
+}
+
+/// Connects at once or not at all: whoever listens may accept nobody, and have us wait for ever.
+fn reach(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let stream = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(stream))
 }
 
 /// Whom the thread listens to, and what it does for them.
@@ -200,6 +214,7 @@ impl Host {
         tracing::info!(socket, "front end connected");
         self.shared.connected.store(true, Ordering::Relaxed);
         let reason = self.listen(stream);
+        self.shared.talk_to(None);
         self.device.lock().unwrap_or_else(PoisonError::into_inner).disconnect();
         self.shared.connected.store(false, Ordering::Relaxed);
         match reason {
@@ -213,12 +228,14 @@ impl Host {
         stream.set_read_timeout(Some(MESSAGE_LIMIT)).map_err(Error::SocketError)?;
         stream.set_write_timeout(Some(MESSAGE_LIMIT)).map_err(Error::SocketError)?;
         let watched = stream.try_clone().map_err(Error::SocketError)?;
+        self.shared.talk_to(Some(stream.try_clone().map_err(Error::SocketError)?));
         let mut handler = BackendReqHandler::from_stream(stream, self.device.clone());
         loop {
             self.wait(Some(watched.as_fd()), None);
             if !self.goes_on() {
                 return Ok(());
             }
+            self.await_header(&watched)?;
             let early = Enable::next(&watched);
             match handler.handle_request() {
                 Err(Error::InactiveFeature(_)) => {
@@ -230,5 +247,102 @@ impl Host {
                 result => result?,
             }
         }
+    }
+
+    /// Waits until the header of the next message is there as a whole, or the connection is over.
+    fn await_header(&self, stream: &UnixStream) -> Result<(), Error> {
+        let looks = MESSAGE_LIMIT.as_millis() / u128::from(HEADER_PAUSE_MS);
+        for _ in 0..looks {
+            if !early::is_header_cut(stream) {
+                return Ok(());
+            }
+            self.wait(None, Some(HEADER_PAUSE_MS));
+            if !self.goes_on() {
+                return Err(Error::Disconnected);
+            }
+        }
+        Err(Error::PartialMessage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::io::Write;
+    use std::sync::mpsc::channel;
+
+    use nix::sys::socket::{Backlog, listen};
+    use seine_pipeline::address::Mac;
+
+    use super::*;
+
+    /// A port at a socket in a folder of its own.
+    fn open(path: &Path, mode: Mode) -> Control {
+        let shared = Shared::new(path.display().to_string(), 1, false, 1514).unwrap();
+        let options = VhostUserOptions {
+            socket: path,
+            mode,
+            owner: SocketOwner::default(),
+            pairs: 1,
+            queues: 1,
+            mtu: 1500,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            polled: false,
+        };
+        start(Arc::new(shared), &options).unwrap()
+    }
+
+    /// Closes the port, for which whoever changes anything on the node has to wait.
+    fn close(control: Control) {
+        std::thread::sleep(Duration::from_millis(300));
+        let (closed, wait) = channel();
+        std::thread::spawn(move || {
+            drop(control);
+            let _ = closed.send(());
+        });
+        wait.recv_timeout(Duration::from_secs(20)).expect("the port closes");
+    }
+
+    fn connected(path: &Path, control: &Control) -> UnixStream {
+        let stream = UnixStream::connect(path).unwrap();
+        while !control.is_connected() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stream
+    }
+
+    #[test]
+    fn half_a_message_keeps_no_port_from_closing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let control = open(&path, Mode::Server);
+        let mut stream = connected(&path, &control);
+        stream.write_all(&[1, 0, 0, 0]).unwrap();
+        close(control);
+    }
+
+    #[test]
+    fn whoever_reads_no_answers_keeps_no_port_from_closing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let control = open(&path, Mode::Server);
+        let mut stream = connected(&path, &control);
+        // VHOST_USER_GET_FEATURES, of version 1, without a body.
+        stream.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0].repeat(4000)).unwrap();
+        close(control);
+    }
+
+    #[test]
+    fn whoever_accepts_nobody_keeps_no_port_from_closing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        close(open(&path, Mode::Client));
+        assert!(matches!(
+            Listening::at(&path, SocketOwner::default()),
+            Err(OpenError::SocketTaken(_))
+        ));
     }
 }

@@ -64,6 +64,14 @@ pub enum GuestFault {
         /// Its guest-physical address.
         address: u64,
     },
+    /// More of it than there is room for in this process, where others have theirs.
+    #[error("{bytes} bytes of guest memory; at most {max} are mapped")]
+    MemoryTooLarge {
+        /// Of all regions.
+        bytes: u64,
+        /// The most.
+        max: u64,
+    },
     /// The kernel does not map it.
     #[error("the kernel does not map the guest's memory: errno {errno}")]
     MemoryMap {

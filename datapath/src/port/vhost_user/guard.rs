@@ -19,6 +19,12 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 /// Mappings of guest memory in the process: four for each port that can be open.
 const AREAS_MAX: usize = 4096;
 
+/// Bytes of all of them: half of the addresses that a process has with four levels of page tables,
+/// so that allocations and stacks always find some.
+const MAPPED_BYTES_MAX: usize = 1 << 46;
+
+static MAPPED_BYTES: AtomicUsize = AtomicUsize::new(0);
+
 static AREAS: [Area; AREAS_MAX] = [const { Area::free() }; AREAS_MAX];
 static PREVIOUS: OnceLock<SigAction> = OnceLock::new();
 
@@ -69,8 +75,20 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `bytes` bytes of a file from `offset`, a multiple of its page size.
     pub fn of_file(file: &std::fs::File, offset: u64, bytes: usize) -> io::Result<Mapping> {
-        use std::os::fd::AsRawFd;
         install()?;
+        if !charge(&MAPPED_BYTES, bytes) {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        let mapping = Mapping::charged(file, offset, bytes);
+        if mapping.is_err() {
+            MAPPED_BYTES.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        mapping
+    }
+
+    /// As that, of what is counted already.
+    fn charged(file: &std::fs::File, offset: u64, bytes: usize) -> io::Result<Mapping> {
+        use std::os::fd::AsRawFd;
         let area = AREAS
             .iter()
             .find(|area| !area.taken.swap(true, Ordering::AcqRel))
@@ -116,7 +134,15 @@ impl Drop for Mapping {
         // SAFETY: by the invariant the mapping is ours, and who could reach it is gone.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
         self.area.taken.store(false, Ordering::Release);
+        MAPPED_BYTES.fetch_sub(self.bytes, Ordering::AcqRel);
     }
+}
+
+/// Counts so many bytes more, if there is room for them.
+fn charge(mapped: &AtomicUsize, bytes: usize) -> bool {
+    let more =
+        |mapped: usize| mapped.checked_add(bytes).filter(|&mapped| mapped <= MAPPED_BYTES_MAX);
+    mapped.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
 }
 
 /// Installs the handler, once.
@@ -215,5 +241,13 @@ mod tests {
         drop((first, second));
         let again = Mapping::of_file(&file, 0, 4096).unwrap();
         assert!(!again.is_broken(), "an entry used again starts whole");
+    }
+
+    #[test]
+    fn no_more_is_mapped_than_leaves_addresses_for_all_else() {
+        let mapped = AtomicUsize::new(MAPPED_BYTES_MAX - 8192);
+        assert!(charge(&mapped, 4096) && !charge(&mapped, 8192) && !charge(&mapped, usize::MAX));
+        assert!(charge(&mapped, 4096) && !charge(&mapped, 1));
+        assert_eq!(mapped.into_inner(), MAPPED_BYTES_MAX);
     }
 }

@@ -19,6 +19,10 @@ use super::guard::Mapping;
 /// Memory regions of one guest: what a front end may add, one at a time.
 pub(super) const REGIONS_MAX: usize = 32;
 
+/// Bytes of a guest's memory. A file in memory is as long as its owner says, and what is mapped of
+/// it takes from the one address space that all guests, and all allocations, share.
+const GUEST_BYTES_MAX: u64 = 1 << 40;
+
 /// Where a region lies, by its front end's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RegionPlace {
@@ -103,6 +107,11 @@ impl GuestMemory {
             || wraps(place.user)
         {
             return Err(refused);
+        }
+        let mapped = self.regions.iter().map(|region| region.place.bytes).sum::<u64>();
+        let bytes = mapped.saturating_add(place.bytes);
+        if bytes > GUEST_BYTES_MAX {
+            return Err(GuestFault::MemoryTooLarge { bytes, max: GUEST_BYTES_MAX });
         }
         let overlaps =
             |a: u64, b: &RegionPlace, start: u64| a < start + b.bytes && start < a + place.bytes;
@@ -294,5 +303,19 @@ mod tests {
         }
         assert!(memory.with(place(u64::MAX - 0xfff, 0), &file).is_err(), "it ends past the end");
         assert!(memory.with(place(0x1800, 0x2000), &file).is_err(), "it overlaps");
+    }
+
+    #[test]
+    fn no_guest_takes_the_address_space_that_others_need() {
+        let file = File::from(memfd_create(c"guest", MFdFlags::empty()).unwrap());
+        file.set_len(1 << 46).unwrap();
+        let place = |guest, bytes| RegionPlace { guest, user: guest, bytes, offset: 0 };
+        let memory = GuestMemory::default();
+        assert!(memory.with(place(0, 1 << 46), &file).is_err(), "half of it");
+        let memory = memory.with(place(0, GUEST_BYTES_MAX - 0x1000), &file).unwrap();
+        let memory = memory.with(place(1 << 41, 0x1000), &file).unwrap();
+        let (bytes, max) = (GUEST_BYTES_MAX + 0x1000, GUEST_BYTES_MAX);
+        let refused = memory.with(place(1 << 42, 0x1000), &file).err();
+        assert_eq!(refused, Some(GuestFault::MemoryTooLarge { bytes, max }));
     }
 }

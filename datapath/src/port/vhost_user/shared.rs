@@ -6,6 +6,8 @@
 //! another's batch of copies at most, and then leaves its frames to be dropped and counted.
 
 use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
@@ -52,6 +54,8 @@ pub(super) struct Shared {
     pub closing: AtomicBool,
     /// Whether a front end is connected.
     pub connected: AtomicBool,
+    /// The connection to it, while it is listened to.
+    connection: Mutex<Option<UnixStream>>,
     cells: Vec<Cell>,
     /// Packets in segments that the guest takes.
     takes: AtomicU8,
@@ -77,6 +81,7 @@ impl Shared {
             control: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
             closing: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            connection: Mutex::default(),
             cells: std::iter::repeat_with(Cell::default).take(2 * QUEUE_PAIRS_MAX).collect(),
             takes: AtomicU8::new(0),
             receivers: AtomicU64::new(0),
@@ -162,6 +167,20 @@ impl Shared {
         self.broken.store(true, Ordering::Release);
         let _ = self.control.write(1);
         self.wakes.iter().for_each(WakeSet::alert);
+    }
+
+    /// Says which connection the control thread listens to.
+    pub fn talk_to(&self, connection: Option<UnixStream>) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    }
+
+    /// Ends the connection, and with it whatever the control thread waits for there.
+    pub fn hang_up(&self) {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = connection.as_ref() {
+            // It fails only for one that is over.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
     }
 
     /// Whether it is down.
