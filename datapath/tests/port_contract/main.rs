@@ -10,6 +10,7 @@ mod af_xdp;
 mod device;
 mod guest;
 mod kinds;
+mod loan;
 mod refusals;
 mod segments;
 mod suite;

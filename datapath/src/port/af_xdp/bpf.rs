@@ -104,11 +104,21 @@ impl Map {
 
     /// Sets the value of a key. Lengths are those of the map's shape.
     pub fn update<K, V>(&self, key: &K, value: &V) -> io::Result<()> {
+        self.set(key, value, 0)
+    }
+
+    /// As that, of a key that has none: else it fails with EEXIST.
+    pub fn insert<K, V>(&self, key: &K, value: &V) -> io::Result<()> {
+        const BPF_NOEXIST: u64 = 1;
+        self.set(key, value, BPF_NOEXIST)
+    }
+
+    fn set<K, V>(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
         let attributes = ElementAttributes {
             map: self.0.as_raw_fd() as u32,
             key: std::ptr::from_ref(key) as u64,
             value: std::ptr::from_ref(value) as u64,
-            flags: 0,
+            flags,
         };
         call(MAP_UPDATE, &attributes).map(drop)
     }

@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use self::sockets::{Frames, Lent, make};
+use super::bpf::Map;
 use super::socket::namespace_cookie;
 use crate::netns::Namespace;
 use crate::port::open::OpenError;
@@ -71,6 +72,8 @@ struct Lender {
     /// The namespace's own, for a path may come to name another one.
     cookie: u64,
     frames: Frames,
+    /// Of the loan before: what of it is still held.
+    last: Mutex<Option<Map>>,
     closing: AtomicBool,
     wanted: EventFd,
 }
@@ -91,7 +94,8 @@ impl Loan {
             .map_err(|errno| failed("making an eventfd")(errno.into()))?;
         let (listener, file) = listen(&options).map_err(refused)?;
         let closing = AtomicBool::new(false);
-        let lender = Arc::new(Lender { cookie, frames, closing, wanted, options: options.clone() });
+        let (last, kept) = (Mutex::default(), options.clone());
+        let lender = Arc::new(Lender { cookie, frames, last, closing, wanted, options: kept });
         let serving = Arc::clone(&lender);
         let thread = std::thread::Builder::new()
             .name("loan".to_owned())
@@ -141,7 +145,7 @@ impl Lender {
     /// Lends to one program, until it goes.
     fn lend_to(&self, stream: &UnixStream) {
         let interface = &self.options.interface;
-        let Lent { sockets, words, link } = match self.make() {
+        let Lent { sockets, words, link, map } = match self.make() {
             Ok(Some(lent)) => lent,
             Ok(None) => return,
             Err(error) => {
@@ -162,6 +166,7 @@ impl Lender {
         // What it may write is never read. No event but its end is waited for.
         self.wait(Some((stream.as_fd(), PollFlags::empty())), PollTimeout::NONE);
         drop(link);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(map);
         self.frames.empty();
     }
 
@@ -175,7 +180,14 @@ impl Lender {
             if namespace_cookie().map_err(failed)? != *cookie {
                 return Err(OpenError::OtherNamespace(options.namespace.clone()));
             }
-            make(&options.interface, frames)
+            let lent = make(&options.interface, frames)?;
+            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            match last.as_ref().and_then(|last| lent.held_before(last)) {
+                Some(queue) => {
+                    Err(OpenError::QueueTaken { interface: options.interface.clone(), queue })
+                }
+                None => Ok(lent),
+            }
         };
         for tries in 1.. {
             if self.closing.load(Ordering::Acquire) {

@@ -68,6 +68,21 @@ pub(super) struct Lent {
     pub words: String,
     /// While it lives, the interface's packets go to the sockets.
     pub link: Link,
+    /// By which they do. The kernel takes a socket out of it when its last holder closes it.
+    pub map: Map,
+}
+
+impl Lent {
+    /// The queue whose socket of an earlier loan, in that one's map, is still held by somebody. It
+    /// need not be bound any more, for who moves the interface frees its queues; but it keeps its
+    /// memory.
+    pub fn held_before(&self, earlier: &Map) -> Option<u32> {
+        let held = |(queue, socket): (u32, &OwnedFd)| {
+            let inserted = earlier.insert(&queue, &(socket.as_raw_fd() as u32));
+            inserted.is_err_and(|it| it.raw_os_error() == Some(libc::EEXIST)).then_some(queue)
+        };
+        (0..).zip(&self.sockets).find_map(held)
+    }
 }
 
 /// Finds out whether sockets could be lent there.
@@ -110,7 +125,7 @@ pub(super) fn make(interface: &str, frames: &Frames) -> Result<Lent, OpenError> 
          \"ring_entries\":{RING_ENTRIES},\"queues\":{queues},\"mtu\":{}}}",
         interface.mtu
     );
-    Ok(Lent { sockets, words, link })
+    Ok(Lent { sockets, words, link, map })
 }
 
 /// A file in memory that keeps its size. A hole that its holder punches is the holder's own loss:
