@@ -117,12 +117,13 @@ fn connections(configuration: &Configuration, seed: u64) -> Result<ConnectionTab
 
 /// Starts everything, serves until SIGTERM or SIGINT, and stops the workers.
 pub async fn serve(configuration: &Configuration, path: &Path) -> Result<(), ProcessError> {
+    let system = |what| move |source| ProcessError::System { what, source };
+    // First of all: unheard, it ends a process, and asks to read a file again.
+    let hangup = signal(SignalKind::hangup()).map_err(system("SIGHUP"))?;
     prepare_run_dir(&configuration.run_dir)?;
     let _lock = wait_for_lock(&configuration.run_dir).await?;
-    let system = |what| move |source| ProcessError::System { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
-    let hangup = signal(SignalKind::hangup()).map_err(system("SIGHUP"))?;
 
     let Frames { count, bytes } = configuration.frames;
     let region = Region::map_in(count, bytes, configuration.memory.huge_pages)?;
