@@ -15,6 +15,7 @@ pub mod configuration;
 pub mod counters;
 pub mod crash;
 pub mod datapath;
+pub mod descriptors;
 pub mod devices;
 pub mod frame;
 pub mod ledger;

@@ -10,10 +10,10 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use seine_datapath::check::{self, Lock};
 use seine_datapath::configuration::{Configuration, DEFAULT_TOML, LogFormat, LogLevel};
-use seine_datapath::crash;
 use seine_datapath::process::{self, ProcessError};
 use seine_datapath::service::with_sources;
 use seine_datapath::supervisor::{EXIT_REFUSED, supervise};
+use seine_datapath::{crash, descriptors};
 use tracing::level_filters::LevelFilter;
 
 /// Moves packets between the Pods of a node, its uplink and its gateway.
@@ -133,6 +133,9 @@ fn worker_process(configuration: &Configuration, path: &Path, parent: Pid) -> Ex
     }
     start_log(configuration);
     crash::install_hook();
+    if let Err(error) = descriptors::allow_all() {
+        tracing::warn!(%error, "cannot raise the limit of descriptors: few ports can be open");
+    }
     match serve(configuration, path) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

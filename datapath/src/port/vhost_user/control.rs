@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
@@ -26,6 +26,10 @@ use crate::port::OpenError;
 
 /// Between two attempts to reach a front end.
 const CONNECT_PAUSE_MS: u16 = 200;
+
+/// Between two front ends, and after one that could not be accepted: whoever comes and goes all
+/// the time costs no more than this allows.
+const MEETING_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the rest of a message may take.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
@@ -168,12 +172,13 @@ struct Host {
 impl Host {
     fn run(&mut self, meeting: Meeting) {
         while self.goes_on() {
-            match self.meet(&meeting) {
-                Some(stream) => self.serve(stream),
-                None => continue,
-            }
+            let Some(stream) = self.meet(&meeting) else { continue };
+            let began = Instant::now();
+            self.serve(stream);
             if matches!(meeting, Meeting::Client(_)) {
                 self.wait(None, Some(CONNECT_PAUSE_MS));
+            } else if began.elapsed() < MEETING_PAUSE {
+                self.pause();
             }
         }
         drop(meeting);
@@ -190,12 +195,25 @@ impl Host {
         match meeting {
             Meeting::Server(listening) => {
                 self.wait(Some(listening.listener.as_fd()), None);
-                listening.listener.accept().ok().map(|(stream, _)| stream)
+                match listening.listener.accept() {
+                    Ok((stream, _)) => Some(stream),
+                    Err(error) => {
+                        // No descriptor to spare, perhaps; who waits still does.
+                        if error.kind() != io::ErrorKind::WouldBlock {
+                            self.pause();
+                        }
+                        None
+                    }
+                }
             }
             Meeting::Client(path) => {
                 connect(path).inspect_err(|_| self.wait(None, Some(CONNECT_PAUSE_MS))).ok()
             }
         }
+    }
+
+    fn pause(&self) {
+        self.wait(None, u16::try_from(MEETING_PAUSE.as_millis()).ok());
     }
 
     /// Waits until a descriptor is readable, somebody wants the thread, or the time is over.
