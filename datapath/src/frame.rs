@@ -152,7 +152,7 @@ impl Region {
     ) -> Frame {
         assert!((index as usize) < self.frames && start + len <= self.frame_bytes);
         let (start, len) = (start as u16, len as u16);
-        Frame { region: self, index, start, len, checksum, chained: false }
+        Frame { region: self, index, start, len, checksum, chained: false, rest: 0 }
     }
 
     /// Claims the head of a chain with all that follows it, or a frame like any other.
@@ -187,6 +187,9 @@ pub struct Frame {
     pub checksum: Checksum,
     /// Whether other frames follow it.
     chained: bool,
+    /// The byte that is left, so that no piece of a frame is copied that was not written whole.
+    #[expect(dead_code, reason = "it is written, and that is its use")]
+    rest: u8,
 }
 
 impl Frame {

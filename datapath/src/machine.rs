@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -37,14 +38,67 @@ pub fn cycles() -> u64 {
 /// Has the processor bring the cache line that `value` begins in, to be read and written soon.
 #[inline]
 pub fn prefetch<T>(value: &T) {
+    fetch(NonNull::from_ref(value).cast(), Wanted::ToWrite);
+}
+
+/// Bytes of a cache line.
+pub const CACHE_LINE: usize = 64;
+
+/// What a cache line is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// To be read: others may keep it.
+    ToRead,
+    /// To be written: nobody else keeps it.
+    ToWrite,
+}
+
+/// Has the processor bring the cache line of an address.
+#[inline]
+pub fn fetch(address: NonNull<u8>, wanted: Wanted) {
     #[cfg(target_arch = "x86_64")]
     {
-        use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: a prefetch neither faults nor changes memory, and this address is valid anyway.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(value).cast()) };
+        use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        let address = address.as_ptr().cast_const().cast();
+        // SAFETY: a prefetch neither faults nor changes memory, whatever the address is.
+        unsafe {
+            match wanted {
+                Wanted::ToRead => _mm_prefetch::<_MM_HINT_T0>(address),
+                Wanted::ToWrite => _mm_prefetch::<_MM_HINT_ET0>(address),
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
+    let _ = (address, wanted);
+}
+
+/// Bytes from which on a processor copies by itself what lies in no near cache faster than
+/// instructions do that load and store.
+const STRING_BYTES_MIN: usize = 512;
+
+/// Copies bytes that are likely in nobody's near cache.
+///
+/// # Safety
+/// As of [`std::ptr::copy_nonoverlapping`].
+#[inline]
+pub unsafe fn copy_cold(source: *const u8, target: *mut u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if bytes >= STRING_BYTES_MIN && is_x86_feature_detected!("ermsb") {
+        // SAFETY: it reads and writes what the caller says, upwards, since the direction flag is
+        // clear by the calling convention.
+        unsafe {
+            core::arch::asm!(
+                "rep movsb",
+                inout("rcx") bytes => _,
+                inout("rsi") source => _,
+                inout("rdi") target => _,
+                options(nostack, preserves_flags),
+            );
+        }
+        return;
+    }
+    // SAFETY: as the caller says.
+    unsafe { std::ptr::copy_nonoverlapping(source, target, bytes) };
 }
 
 /// Milliseconds since the machine started, time asleep included.

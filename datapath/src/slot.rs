@@ -22,6 +22,8 @@ pub struct Slot {
     pub(crate) counters: Arc<PortCounters>,
     /// Whether the device takes partial checksums.
     pub(crate) partial_checksum: bool,
+    /// Whether it copies what it transmits.
+    pub(crate) copies: bool,
     /// Frames that leave by this port at the end of the round.
     pub(crate) egress: Batch,
     /// The ports they came in by, in the same order.
@@ -38,12 +40,13 @@ pub struct Slot {
 impl Slot {
     /// A slot for a queue of `port`.
     pub fn new(port: PortId, queue: Box<dyn Queue>, counters: Arc<PortCounters>) -> Box<Slot> {
-        let partial_checksum = queue.takes_partial_checksum();
+        let (partial_checksum, copies) = (queue.takes_partial_checksum(), queue.copies());
         Box::new(Slot {
             port,
             queue,
             counters,
             partial_checksum,
+            copies,
             egress: Batch::new(),
             senders: ArrayVec::new(),
             payer: port,

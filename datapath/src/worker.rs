@@ -36,9 +36,9 @@ use crate::publish::PublicationReader;
 use crate::slot::{Command, Slot};
 use crate::upkeep::Upkeep;
 
-/// A batch of more bytes is sent before the next is received: what is copied twice is then still in
-/// a near cache. More than a full batch of ordinary frames has, so only packets in segments do.
-const BATCH_BYTES_MAX: u64 = 128 << 10;
+/// More bytes than this, received or to be copied once more, are sent before others are received:
+/// they are then still in a near cache.
+const HELD_BYTES_MAX: u64 = 128 << 10;
 
 /// What a worker shares with the rest of the process.
 pub struct WorkerParts {
@@ -82,6 +82,8 @@ pub struct Worker {
     polled: Vec<PortId>,
     /// Ports that this round transmits to.
     touched: Vec<PortId>,
+    /// Bytes of what waits for ports that copy.
+    to_copy: u64,
     /// The packets that are decided about together.
     batch: Batch,
     /// Bytes of them.
@@ -111,6 +113,7 @@ impl Worker {
             slots: (0..PORTS_MAX).map(|_| None).collect(),
             polled: Vec::with_capacity(PORTS_MAX),
             touched: Vec::with_capacity(PORTS_MAX),
+            to_copy: 0,
             batch: Batch::new(),
             batch_bytes: 0,
             origins: ArrayVec::new(),
@@ -163,13 +166,13 @@ impl Worker {
         let mut packets = 0;
         for index in 0..self.polled.len() {
             packets += self.receive(self.polled[index]);
-            if self.batch_bytes > BATCH_BYTES_MAX {
+            let long = self.batch_bytes > HELD_BYTES_MAX;
+            if long || self.batch.is_full() {
                 self.forward();
                 self.close_lap();
+            }
+            if long || self.to_copy > HELD_BYTES_MAX {
                 self.send_all();
-            } else if self.batch.is_full() {
-                self.forward();
-                self.close_lap();
             }
         }
         self.forward();
@@ -193,6 +196,7 @@ impl Worker {
     }
 
     fn send_all(&mut self) {
+        self.to_copy = 0;
         while let Some(port) = self.touched.pop() {
             self.send(port, true);
         }

@@ -39,13 +39,10 @@ impl FrameCache {
     }
 
     /// An empty frame, or none when cache and depot are both empty.
+    #[inline]
     pub fn allocate(&mut self) -> Option<Frame> {
         if self.indexes.is_empty() {
-            while self.indexes.len() < CACHE_STEP
-                && let Some(index) = self.region.depot.pop()
-            {
-                self.indexes.push(index);
-            }
+            self.refill();
         }
         let Some(index) = self.indexes.pop() else {
             self.short = true;
@@ -54,6 +51,15 @@ impl FrameCache {
         // SAFETY: indexes in cache and depot came from `Frame::release` or were never used, and
         // popping took this one out.
         Some(unsafe { self.region.claim(index, HEADROOM, 0, Checksum::Complete) })
+    }
+
+    #[cold]
+    fn refill(&mut self) {
+        while self.indexes.len() < CACHE_STEP
+            && let Some(index) = self.region.depot.pop()
+        {
+            self.indexes.push(index);
+        }
     }
 
     /// A frame with the same packet in it, if there is one for it; of what follows, nothing.

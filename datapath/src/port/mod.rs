@@ -43,6 +43,11 @@ pub trait Queue: Send {
     /// Whether `transmit` takes frames with a partial checksum. If not, the worker completes it.
     fn takes_partial_checksum(&self) -> bool;
 
+    /// Whether `transmit` copies packets itself: of many bytes, the sooner the better.
+    fn copies(&self) -> bool {
+        false
+    }
+
     /// Whether `transmit` takes such a packet whole, as the [chain](crate::frame) that it is. If
     /// not, the worker cuts it. Takes partial checksums, if it does.
     fn takes_segments(&self, _said: Segmentation) -> bool {

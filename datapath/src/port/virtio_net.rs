@@ -1,5 +1,8 @@
 //! The virtio-net header in front of each packet of a tap or a guest: `struct virtio_net_hdr`,
 //! little-endian.
+//!
+//! It is read and written as one number, the first byte lowest: a processor that is to load bytes
+//! which it has just stored in smaller pieces waits until all that it ever stored has left.
 
 use seine_pipeline::packet::Checksum;
 
@@ -38,9 +41,9 @@ pub(super) enum Defect {
 ///
 /// DATA_VALID, "the sum was verified", says nothing that matters here: the sum is complete. How
 /// long headers are is a hint, and not looked at.
-pub(super) fn decode(header: &[u8; BYTES], len: usize) -> Result<Said, Defect> {
-    let &[flags, kind, _, _, size_low, size_high, start_low, start_high, offset @ ..] = header;
-    let size = u16::from_le_bytes([size_low, size_high]);
+pub(super) fn decode(header: u128, len: usize) -> Result<Said, Defect> {
+    let [flags, kind] = [header as u8, (header >> 8) as u8];
+    let [size, start, offset] = [header >> 32, header >> 48, header >> 64].map(|it| it as u16);
     let congestion = kind & CONGESTION != 0;
     let kind = match kind & !CONGESTION {
         WHOLE if !congestion => None,
@@ -55,8 +58,6 @@ pub(super) fn decode(header: &[u8; BYTES], len: usize) -> Result<Said, Defect> {
             Some(_) => Err(Defect::Segmentation),
         };
     }
-    let start = u16::from_le_bytes([start_low, start_high]);
-    let offset = u16::from_le_bytes(offset);
     if !fits(start, offset, len) {
         return Err(Defect::Checksum);
     }
@@ -64,31 +65,35 @@ pub(super) fn decode(header: &[u8; BYTES], len: usize) -> Result<Said, Defect> {
     Ok(Said { checksum: Checksum::Partial { start, offset }, segmentation })
 }
 
-/// Writes the header of a packet of `len` bytes whose own headers take `headers`. `None` when the
+/// The header of a packet of `len` bytes whose own headers take `headers`. `None` when the
 /// checksum fields lie outside it, or it is to be cut and its checksum is not partial.
-pub(super) fn encode(said: Said, len: usize, headers: usize, header: &mut [u8]) -> Option<()> {
-    header.fill(0);
+pub(super) fn encode(said: Said, len: usize, headers: usize) -> Option<u128> {
+    let mut header = 0;
     if let Some(Segmentation { kind, size, congestion }) = said.segmentation {
         if said.checksum == Checksum::Complete {
             return None;
         }
-        header[1] = match kind {
+        let kind = match kind {
             SegmentKind::Tcp4 => TCP_V4,
             SegmentKind::Tcp6 => TCP_V6,
         };
-        header[1] |= if congestion { CONGESTION } else { 0 };
-        header[2..4].copy_from_slice(&(headers as u16).to_le_bytes());
-        header[4..6].copy_from_slice(&size.to_le_bytes());
+        let kind = kind | if congestion { CONGESTION } else { 0 };
+        header |= u128::from(kind) << 8 | u128::from(headers as u16) << 16 | u128::from(size) << 32;
     }
     if let Checksum::Partial { start, offset } = said.checksum {
         if !fits(start, offset, len) {
             return None;
         }
-        header[0] = NEEDS_CHECKSUM;
-        header[6..8].copy_from_slice(&start.to_le_bytes());
-        header[8..10].copy_from_slice(&offset.to_le_bytes());
+        header |= u128::from(NEEDS_CHECKSUM) | u128::from(start) << 48 | u128::from(offset) << 64;
     }
-    Some(())
+    Some(header)
+}
+
+/// The number that stands for the bytes of a header.
+pub(super) fn number(bytes: &[u8; BYTES]) -> u128 {
+    let mut number = [0; 16];
+    number[..BYTES].copy_from_slice(bytes);
+    u128::from_le_bytes(number)
 }
 
 fn fits(start: u16, offset: u16, len: usize) -> bool {
@@ -120,12 +125,17 @@ mod tests {
             len in 14usize..1800,
             segmentation in segmentation(),
         ) {
-            let mut header = [0xff; BYTES];
             let said = Said { checksum: Checksum::Partial { start, offset }, segmentation };
-            let encoded = encode(said, len, 66, &mut header);
+            let encoded = encode(said, len, 66);
             prop_assert_eq!(encoded.is_some(), usize::from(start + offset) + 2 <= len);
-            if encoded.is_some() {
-                prop_assert_eq!(decode(&header, len), Ok(said));
+            if let Some(header) = encoded {
+                prop_assert_eq!(decode(header, len), Ok(said));
+                let [bytes @ .., 0, 0, 0, 0, 0, 0] = &header.to_le_bytes() else {
+                    panic!("{header:#x} is too long")
+                };
+                prop_assert_eq!(number(bytes), header);
+                prop_assert_eq!(&bytes[6..8], &start.to_le_bytes());
+                prop_assert_eq!(&bytes[8..], &offset.to_le_bytes());
             }
         }
 
@@ -134,7 +144,7 @@ mod tests {
             header in any::<[u8; BYTES]>(),
             len in 0usize..3000,
         ) {
-            match decode(&header, len) {
+            match decode(number(&header), len) {
                 Ok(Said { checksum: Checksum::Partial { start, offset }, .. }) => {
                     prop_assert!(usize::from(start) + usize::from(offset) + 2 <= len);
                 }
@@ -147,10 +157,9 @@ mod tests {
     #[test]
     fn segments_of_a_kind_that_was_not_offered_are_refused() {
         // UDP fragments, UDP segments, congestion without segments, and nothing to sum.
-        for (flags, kind) in [(1, 3), (1, 5), (1, 0x80), (0, 1), (0, 4)] {
-            let mut header = [0; BYTES];
-            (header[0], header[1]) = (flags, kind);
-            assert_eq!(decode(&header, 1000), Err(Defect::Segmentation), "{kind:#x}");
+        for (flags, kind) in [(1_u8, 3_u8), (1, 5), (1, 0x80), (0, 1), (0, 4)] {
+            let header = u128::from(flags) | u128::from(kind) << 8;
+            assert_eq!(decode(header, 1000), Err(Defect::Segmentation), "{kind:#x}");
         }
     }
 }

@@ -85,6 +85,9 @@ impl Worker {
             slot.touched = true;
             self.touched.push(egress);
         }
+        if slot.copies {
+            self.to_copy += frame.whole_len() as u64;
+        }
         slot.egress.push(frame);
         slot.senders.push(ingress);
         if slot.egress.is_full() {

@@ -256,7 +256,7 @@ impl Device {
         frame.set_range(HEADROOM, here);
         let head = &frame.buffer()[Device::READ_START..HEADROOM];
         let head = head.first_chunk().ok_or(Unread::Cut)?;
-        let said = header::decode(head, len).map_err(|defect| match defect {
+        let said = header::decode(header::number(head), len).map_err(|defect| match defect {
             Defect::Checksum => Unread::Cut,
             Defect::Segmentation => Unread::Segmentation,
         })?;
@@ -289,7 +289,8 @@ impl Device {
         let segmentation = segment::of(frame);
         let headers = if segmentation.is_some() { segment::unite(frame) } else { 0 };
         let said = Said { checksum, segmentation };
-        header::encode(said, len, headers, &mut frame.buffer_mut()[range.start..start])?;
+        let said = header::encode(said, len, headers)?.to_le_bytes();
+        frame.buffer_mut()[range.start..start].copy_from_slice(&said[..header::BYTES]);
         Some(range)
     }
 

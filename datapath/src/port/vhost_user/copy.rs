@@ -15,8 +15,8 @@ use crate::segment::{self, Segmentation};
 
 pub(super) const ETHERNET_BYTES: usize = 14;
 
-/// The longest virtio-net header: with the count of buffers.
-pub(super) const HEADER_BYTES_MAX: usize = virtio_net::BYTES + 2;
+/// The longest virtio-net header, with the count of buffers: that of every guest of today.
+const HEADER_BYTES_MAX: usize = virtio_net::BYTES + 2;
 
 /// Why a packet is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,7 @@ impl Agreement {
         let total: usize = spans.iter().map(|span| span.len()).sum();
         let len = total.checked_sub(self.header_bytes).ok_or(Refusal::Malformed)?;
         let mut from = Cursor::new(spans);
-        let mut header = [0; HEADER_BYTES_MAX];
-        from.read(&mut header[..self.header_bytes]);
-        let [header @ .., _, _] = &header;
-        let said = virtio_net::decode(header, len)?;
+        let said = virtio_net::decode(from.read_number(self.header_bytes), len)?;
         let buffer = frame.buffer_mut();
         let limit = self.packet_bytes_max.min(buffer.len() - HEADROOM);
         let first = if said.segmentation.is_some() { len.min(limit) } else { len };
@@ -96,7 +93,7 @@ impl Agreement {
     pub fn copy_in(&self, spans: &Spans<'_>, frame: &mut Frame, buffers: usize) -> bool {
         let Some(header) = self.header(frame, buffers) else { return false };
         let mut to = Cursor::new(spans);
-        to.write(&header[..self.header_bytes]);
+        to.write_number(header, self.header_bytes);
         to.write(frame.bytes());
         if frame.is_chained() {
             frame.following_bytes().for_each(|bytes| to.write(bytes));
@@ -105,7 +102,7 @@ impl Agreement {
     }
 
     /// The header for a packet in so many buffers. Completes a checksum that the guest would not.
-    fn header(&self, frame: &mut Frame, buffers: usize) -> Option<[u8; HEADER_BYTES_MAX]> {
+    fn header(&self, frame: &mut Frame, buffers: usize) -> Option<u128> {
         if frame.checksum != Checksum::Complete && !self.guest_checksum {
             let mut packet = frame.packet(PortId::new(0)?)?;
             packet.complete_checksum();
@@ -114,10 +111,8 @@ impl Agreement {
         let segmentation = segment::of(frame);
         let headers = if segmentation.is_some() { segment::unite(frame) } else { 0 };
         let said = Said { checksum: frame.checksum, segmentation };
-        let mut header = [0; HEADER_BYTES_MAX];
-        virtio_net::encode(said, frame.len(), headers, &mut header[..virtio_net::BYTES])?;
-        header[virtio_net::BYTES..].copy_from_slice(&(buffers as u16).to_le_bytes());
-        Some(header)
+        let header = virtio_net::encode(said, frame.len(), headers)?;
+        Some(header | u128::from(buffers as u16) << (8 * virtio_net::BYTES))
     }
 }
 
@@ -150,6 +145,37 @@ impl<'s, 'm> Cursor<'s, 'm> {
         {
             bytes -= piece.len();
         }
+    }
+
+    /// The next so many bytes, if they lie in one piece.
+    fn whole(&mut self, bytes: usize) -> Option<Span<'m>> {
+        let here = self.spans.first()?.len() - self.at;
+        (here >= bytes).then(|| self.piece(bytes))?
+    }
+
+    /// Reads so many bytes as one number.
+    fn read_number(&mut self, bytes: usize) -> u128 {
+        if bytes == HEADER_BYTES_MAX
+            && let Some(header) = self.whole(bytes)
+        {
+            let (low, high) = (header.load::<u64>(0), header.load::<u32>(8));
+            return u128::from(u64::from_le(low)) | u128::from(u32::from_le(high)) << 64;
+        }
+        let mut number = [0; 16];
+        self.read(&mut number[..bytes]);
+        u128::from_le_bytes(number)
+    }
+
+    /// Writes the first so many bytes of a number.
+    fn write_number(&mut self, number: u128, bytes: usize) {
+        if bytes == HEADER_BYTES_MAX
+            && let Some(header) = self.whole(bytes)
+        {
+            header.store(0, (number as u64).to_le());
+            header.store(8, ((number >> 64) as u32).to_le());
+            return;
+        }
+        self.write(&number.to_le_bytes()[..bytes]);
     }
 
     fn read(&mut self, mut target: &mut [u8]) {

@@ -14,6 +14,7 @@ use super::features::SegmentSet;
 use super::memory::GuestMemory;
 use super::ring::{Buffer, Ring, Spans};
 use crate::frame::{Batch, Frame, FrameCache};
+use crate::machine::Wanted;
 use crate::port::QueueStats;
 use crate::segment;
 
@@ -23,6 +24,9 @@ const MERGED_MAX: usize = 64;
 
 /// Frames that follow others, after which no more packets are taken at once: a few of 64 KiB.
 const FOLLOWERS_MAX: usize = 256;
+
+/// How many buffers ahead memory is asked for.
+const AHEAD: u16 = 4;
 
 /// Fruitless looks between two tries to take kicks that came late or for nothing: left there, they
 /// would keep the worker from its rest.
@@ -111,37 +115,39 @@ impl Lane {
         batch: &mut Batch,
         stats: &mut QueueStats,
     ) -> Result<usize, GuestFault> {
-        self.ring.look()?;
+        let Lane { ring, memory, agreement, .. } = self;
+        ring.look()?;
         let before = batch.len();
         let (mut taken, mut followers) = (0, 0);
         let mut result = Ok(());
-        let memory = self.memory.clone();
-        let mut spans = Spans::new();
         // Packets that are not passed on count as well, or a guest could keep the worker here.
         while taken < BATCH_MAX
             && followers < FOLLOWERS_MAX
             && !batch.is_full()
-            && self.ring.has_buffer()
+            && ring.has_buffer()
         {
-            let Some(mut frame) = frames.allocate() else { break };
-            spans.clear();
-            match self.ring.take(&memory, &mut spans) {
+            let Some(frame) = frames.allocate() else { break };
+            // In its place before it is written to: to move it then would wait for the writes.
+            batch.push(frame);
+            if let Some(buffer) = ring.glimpse(AHEAD, memory) {
+                buffer.fetch(usize::MAX, Wanted::ToRead);
+            }
+            let mut spans = Spans::new();
+            match ring.take(memory, &mut spans) {
                 Ok(Some(buffer)) => {
                     taken += 1;
-                    match self.agreement.copy_out(&spans, &mut frame, frames) {
-                        Ok(()) => {
-                            followers += frame.followers();
-                            batch.push(frame);
-                        }
+                    let Some(frame) = batch.last_mut() else { break };
+                    match agreement.copy_out(&spans, frame, frames) {
+                        Ok(()) => followers += frame.followers(),
                         Err(refusal) => {
                             count(refusal, stats);
-                            frames.free(frame);
+                            batch.pop().into_iter().for_each(|frame| frames.free(frame));
                         }
                     }
-                    self.ring.put(buffer, 0);
+                    ring.put(buffer, 0);
                 }
                 other => {
-                    frames.free(frame);
+                    batch.pop().into_iter().for_each(|frame| frames.free(frame));
                     result = other.map(drop);
                     break;
                 }
@@ -152,7 +158,7 @@ impl Lane {
             return Err(GuestFault::MemoryGone);
         }
         if taken > 0 {
-            self.ring.publish();
+            ring.publish();
             self.call(stats);
         }
         result.map(|()| taken)
@@ -165,12 +171,21 @@ impl Lane {
         batch: &mut Batch,
         stats: &mut QueueStats,
     ) -> Result<(), GuestFault> {
-        self.ring.look()?;
-        let memory = self.memory.clone();
+        let Lane { ring, memory, agreement, .. } = self;
+        ring.look()?;
         let mut done = 0;
+        let ahead = batch.len().min(AHEAD.into()) as u16;
+        for ahead in 0..ahead {
+            if let Some(buffer) = ring.glimpse(ahead, memory) {
+                buffer.fetch(batch[usize::from(ahead)].len(), Wanted::ToWrite);
+            }
+        }
         let mut result = Ok(());
         for frame in batch.iter_mut() {
-            match self.deliver(&memory, frame) {
+            if let Some(buffer) = ring.glimpse(AHEAD, memory) {
+                buffer.fetch(frame.len(), Wanted::ToWrite);
+            }
+            match deliver(ring, *agreement, memory, frame) {
                 Ok(Delivery::Done) => {}
                 Ok(Delivery::Refused) => stats.refused += 1,
                 Ok(Delivery::NoRoom) => break,
@@ -182,60 +197,22 @@ impl Lane {
             done += 1;
         }
         batch.drain(..done).for_each(|frame| frames.free(frame));
-        self.ring.publish();
+        ring.publish();
         if memory.is_broken() {
             return Err(GuestFault::MemoryGone);
         }
+        self.call(stats);
         result
     }
 
     /// Calls the guest if it wants to be.
-    pub fn call(&mut self, stats: &mut QueueStats) {
-        if self.ring.wants_call()
-            && let Some(call) = &mut self.call
+    fn call(&mut self, stats: &mut QueueStats) {
+        if let Some(call) = &mut self.call
+            && self.ring.wants_call()
         {
             stats.system_calls += 1;
             call.ring();
         }
-    }
-
-    fn deliver(&mut self, memory: &GuestMemory, frame: &mut Frame) -> Result<Delivery, GuestFault> {
-        let agreement = self.agreement;
-        // Another guest may have come since this was looked at.
-        let taken = segment::of(frame).is_none_or(|said| agreement.takes.holds(said));
-        if !taken || !(ETHERNET_BYTES..=agreement.packet_bytes_max).contains(&frame.len()) {
-            return Ok(Delivery::Refused);
-        }
-        let needed = agreement.header_bytes + frame.whole_len();
-        let start = self.ring.position();
-        let mut spans = Spans::new();
-        let mut buffers: ArrayVec<(Buffer, usize), MERGED_MAX> = ArrayVec::new();
-        let mut room = 0;
-        while room < needed {
-            let parts = spans.len();
-            let Some(buffer) = self.ring.take(memory, &mut spans)? else {
-                self.ring.rewind(start);
-                return Ok(Delivery::NoRoom);
-            };
-            let bytes: usize = spans[parts..].iter().map(|span| span.len()).sum();
-            room += bytes;
-            let last = buffers.try_push((buffer, bytes)).is_err() || !agreement.mergeable;
-            if last && room < needed {
-                self.ring.rewind(start);
-                return Ok(Delivery::Refused);
-            }
-        }
-        if !agreement.copy_in(&spans, frame, buffers.len()) {
-            self.ring.rewind(start);
-            return Ok(Delivery::Refused);
-        }
-        let mut left = needed;
-        for (buffer, bytes) in buffers {
-            let written = bytes.min(left);
-            left -= written;
-            self.ring.put(buffer, written as u32);
-        }
-        Ok(Delivery::Done)
     }
 }
 
@@ -244,6 +221,50 @@ enum Delivery {
     Done,
     NoRoom,
     Refused,
+}
+
+/// Copies one packet into buffers of the guest.
+fn deliver(
+    ring: &mut Ring,
+    agreement: Agreement,
+    memory: &GuestMemory,
+    frame: &mut Frame,
+) -> Result<Delivery, GuestFault> {
+    // Another guest may have come since this was looked at.
+    let taken = segment::of(frame).is_none_or(|said| agreement.takes.holds(said));
+    if !taken || !(ETHERNET_BYTES..=agreement.packet_bytes_max).contains(&frame.len()) {
+        return Ok(Delivery::Refused);
+    }
+    let needed = agreement.header_bytes + frame.whole_len();
+    let start = ring.position();
+    let mut spans = Spans::new();
+    let mut buffers: ArrayVec<(Buffer, usize), MERGED_MAX> = ArrayVec::new();
+    let mut room = 0;
+    while room < needed {
+        let parts = spans.len();
+        let Some(buffer) = ring.take(memory, &mut spans)? else {
+            ring.rewind(start);
+            return Ok(Delivery::NoRoom);
+        };
+        let bytes: usize = spans[parts..].iter().map(|span| span.len()).sum();
+        room += bytes;
+        let last = buffers.try_push((buffer, bytes)).is_err() || !agreement.mergeable;
+        if last && room < needed {
+            ring.rewind(start);
+            return Ok(Delivery::Refused);
+        }
+    }
+    if !agreement.copy_in(&spans, frame, buffers.len()) {
+        ring.rewind(start);
+        return Ok(Delivery::Refused);
+    }
+    let mut left = needed;
+    for (buffer, bytes) in buffers {
+        let written = bytes.min(left);
+        left -= written;
+        ring.put(buffer, written as u32);
+    }
+    Ok(Delivery::Done)
 }
 
 fn count(refusal: Refusal, stats: &mut QueueStats) {

@@ -157,7 +157,6 @@ fn work(lane: &mut Lane, direction: Direction, frames: &mut FrameCache) -> bool 
             lane.transmit(frames, &mut batch, &mut stats)
         }
     };
-    lane.call(&mut stats);
     let told = batch.iter().any(tells_secrets);
     batch.drain(..).for_each(|frame| frames.free(frame));
     assert!(!told, "a packet holds what is not the guest's");

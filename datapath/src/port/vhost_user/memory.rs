@@ -15,6 +15,10 @@ use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 
 use super::fault::GuestFault;
 use super::guard::Mapping;
+use crate::machine::{self, CACHE_LINE, Wanted};
+
+/// Bytes of a buffer that are asked for ahead: the processor sees by itself where it goes on.
+const FETCHED_MAX: usize = 256;
 
 /// Memory regions of one guest: what a front end may add, one at a time.
 pub(super) const REGIONS_MAX: usize = 32;
@@ -175,6 +179,37 @@ impl GuestMemory {
     }
 }
 
+/// What is read and written at once, of any bytes.
+pub(super) trait Number: Copy {}
+impl Number for u32 {}
+impl Number for u64 {}
+impl Number for u128 {}
+
+/// At any address. An array of bytes would do as well, but is read and written byte by byte.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T>(T);
+
+/// Reads a number once: what is checked is what is used.
+///
+/// # Safety
+/// All its bytes lie within a mapping.
+#[inline]
+unsafe fn load<T: Number>(at: NonNull<u8>) -> T {
+    // SAFETY: as the caller says; a packed value has no alignment, and any bytes are a number.
+    unsafe { at.cast::<Unaligned<T>>().read_volatile() }.0
+}
+
+/// Writes a number.
+///
+/// # Safety
+/// As of [`load`].
+#[inline]
+unsafe fn store<T: Number>(at: NonNull<u8>, number: T) {
+    // SAFETY: as in `load`.
+    unsafe { at.cast::<Unaligned<T>>().write_volatile(Unaligned(number)) };
+}
+
 /// Checked bytes of guest memory, while the memory is borrowed.
 ///
 /// Invariant: the bytes lie within one mapping that `'a` keeps alive.
@@ -199,15 +234,23 @@ impl<'a> Span<'a> {
         (Span { bytes, ..self }, Span { at: rest, bytes: self.bytes - bytes, ..self })
     }
 
+    /// Has the processor bring the lines of its first bytes, to be read or written soon.
+    #[inline]
+    pub fn fetch(&self, bytes: usize, wanted: Wanted) {
+        let bytes = self.bytes.min(bytes).min(FETCHED_MAX);
+        for offset in (0..bytes).step_by(CACHE_LINE) {
+            // SAFETY: within the span.
+            machine::fetch(unsafe { self.at.add(offset) }, wanted);
+        }
+    }
+
     /// Copies it out; `target` must be as long.
     pub fn read(&self, target: &mut [u8]) {
         assert_eq!(target.len(), self.bytes);
         // SAFETY: the source is within a live mapping by the invariant, the target is ours alone,
         // and the two are apart. The guest may write meanwhile: any bytes are valid, and they are
         // judged only after they were copied.
-        unsafe {
-            std::ptr::copy_nonoverlapping(self.at.as_ptr(), target.as_mut_ptr(), self.bytes);
-        }
+        unsafe { machine::copy_cold(self.at.as_ptr(), target.as_mut_ptr(), self.bytes) };
     }
 
     /// Copies into it; `source` must be as long.
@@ -217,12 +260,20 @@ impl<'a> Span<'a> {
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), self.at.as_ptr(), self.bytes) };
     }
 
-    /// One descriptor of a table: 16 bytes, read once.
-    pub fn descriptor(&self, index: usize) -> [u8; 16] {
-        assert!((index + 1) * 16 <= self.bytes);
-        // SAFETY: within the span by the check; an array of bytes has no alignment. Volatile, so
-        // that what is checked is what is used.
-        unsafe { self.at.add(index * 16).cast::<[u8; 16]>().read_volatile() }
+    /// The number at an offset, as it lies there.
+    #[inline]
+    pub fn load<T: Number>(&self, offset: usize) -> T {
+        assert!(offset + size_of::<T>() <= self.bytes);
+        // SAFETY: within the span by the check.
+        unsafe { load(self.at.add(offset)) }
+    }
+
+    /// Writes a number at an offset, as it is to lie there.
+    #[inline]
+    pub fn store<T: Number>(&self, offset: usize, number: T) {
+        assert!(offset + size_of::<T>() <= self.bytes);
+        // SAFETY: within the span by the check.
+        unsafe { store(self.at.add(offset), number) };
     }
 }
 
@@ -257,18 +308,20 @@ impl Area {
         self.half(offset).store(value.to_le(), order);
     }
 
-    /// Sixteen bytes, read once.
-    pub fn descriptor(&self, index: usize) -> [u8; 16] {
-        assert!((index + 1) * 16 <= self.bytes);
-        // SAFETY: within the mapping by the check; an array of bytes has no alignment.
-        unsafe { self.at.add(index * 16).cast::<[u8; 16]>().read_volatile() }
+    /// The descriptor with this number, read once.
+    #[inline]
+    pub fn descriptor(&self, index: usize) -> u128 {
+        assert!((index + 1) * size_of::<u128>() <= self.bytes);
+        // SAFETY: within the mapping by the check.
+        u128::from_le(unsafe { load(self.at.add(index * size_of::<u128>())) })
     }
 
-    /// Writes so many bytes at an offset.
-    pub fn write<const N: usize>(&self, offset: usize, value: [u8; N]) {
-        assert!(offset + N <= self.bytes);
-        // SAFETY: as above.
-        unsafe { self.at.add(offset).cast::<[u8; N]>().write_volatile(value) };
+    /// Writes a number at an offset, as it is to lie there.
+    #[inline]
+    pub fn write<T: Number>(&self, offset: usize, number: T) {
+        assert!(offset + size_of::<T>() <= self.bytes);
+        // SAFETY: within the mapping by the check.
+        unsafe { store(self.at.add(offset), number) };
     }
 }
 

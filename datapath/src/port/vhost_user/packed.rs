@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::fault::GuestFault;
 use super::inflight::Track;
-use super::memory::{Area, GuestMemory};
+use super::memory::{Area, GuestMemory, Span};
 use super::ring::{
     Buffer, CHAIN_MAX, Descriptor, Direction, INDIRECT, NEXT, RingSetup, Spans, WRITE, passes,
 };
@@ -124,6 +124,11 @@ impl PackedRing {
         (flags & AVAILABLE != 0) == self.next.wrap && (flags & USED != 0) != self.next.wrap
     }
 
+    pub fn glimpse<'m>(&self, ahead: u16, memory: &'m GuestMemory) -> Option<Span<'m>> {
+        let slot = (self.next.slot + ahead) % self.size;
+        Descriptor::parse(self.descriptors.descriptor(slot.into())).span(memory)
+    }
+
     pub fn take<'m>(
         &mut self,
         memory: &'m GuestMemory,
@@ -169,7 +174,7 @@ impl PackedRing {
             return Err(GuestFault::ChainTooLong { max: CHAIN_MAX });
         }
         for index in 0..size {
-            let descriptor = Descriptor::parse(span.descriptor(index));
+            let descriptor = Descriptor::parse(u128::from_le(span.load(16 * index)));
             if descriptor.fourth & INDIRECT != 0 {
                 return Err(GuestFault::Indirect { bytes: descriptor.bytes });
             }
@@ -188,8 +193,8 @@ impl PackedRing {
 
     pub fn put(&mut self, buffer: Buffer, written: u32) {
         let offset = usize::from(self.put.slot) * 16;
-        self.descriptors.write(offset + BYTES, written.to_le_bytes());
-        self.descriptors.write(offset + ID, buffer.id.to_le_bytes());
+        self.descriptors.write(offset + BYTES, written.to_le());
+        self.descriptors.store(offset + ID, buffer.id, Ordering::Relaxed);
         let mut flags = if self.put.wrap { AVAILABLE | USED } else { 0 };
         if written > 0 {
             flags |= WRITE;

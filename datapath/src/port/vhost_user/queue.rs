@@ -15,14 +15,12 @@ pub(super) struct VhostUserQueue {
     worker: usize,
     /// Where the next look begins, so that no pair starves another.
     turn: usize,
-    /// The ring that was transmitted to since the last flush.
-    touched: Option<usize>,
     stats: QueueStats,
 }
 
 impl VhostUserQueue {
     pub fn new(shared: Arc<Shared>, worker: usize) -> VhostUserQueue {
-        VhostUserQueue { shared, worker, turn: 0, touched: None, stats: QueueStats::default() }
+        VhostUserQueue { shared, worker, turn: 0, stats: QueueStats::default() }
     }
 }
 
@@ -58,30 +56,24 @@ impl Queue for VhostUserQueue {
             return;
         }
         // Without a guest there is no room.
-        if let Some((ring, mut guard)) = self.shared.transmit_lane(self.worker)
+        if let Some(mut guard) = self.shared.transmit_lane(self.worker)
             && let Some(lane) = guard.as_mut()
+            && let Err(fault) = lane.transmit(frames, batch, &mut self.stats)
         {
-            self.touched = Some(ring);
-            if let Err(fault) = lane.transmit(frames, batch, &mut self.stats) {
-                drop(guard);
-                self.shared.fail(fault);
-            }
+            drop(guard);
+            self.shared.fail(fault);
         }
     }
 
-    fn flush(&mut self, _frames: &mut FrameCache) {
-        let Some(ring) = self.touched.take() else { return };
-        // If another worker has it, that one got it after our transmit, and calls the guest for
-        // all that was published; if the control thread has it, the guest is called at the start.
-        if let Some(mut guard) = self.shared.try_lane(ring)
-            && let Some(lane) = guard.as_mut()
-        {
-            lane.call(&mut self.stats);
-        }
-    }
+    /// Nothing is under way, and the guest was called.
+    fn flush(&mut self, _frames: &mut FrameCache) {}
 
     fn takes_partial_checksum(&self) -> bool {
         // What a guest would not take is completed on the way in.
+        true
+    }
+
+    fn copies(&self) -> bool {
         true
     }
 

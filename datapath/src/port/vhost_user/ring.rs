@@ -124,6 +124,16 @@ impl Ring {
         }
     }
 
+    /// The first memory of the buffer that so many others are before, as it seems: to be asked for
+    /// ahead, for no other use. What the guest says there is read again when the buffer is taken.
+    #[inline]
+    pub fn glimpse<'m>(&self, ahead: u16, memory: &'m GuestMemory) -> Option<Span<'m>> {
+        match self {
+            Ring::Split(ring) => ring.glimpse(ahead, memory),
+            Ring::Packed(ring) => ring.glimpse(ahead, memory),
+        }
+    }
+
     /// Where `take` stands.
     pub fn position(&self) -> Position {
         match self {
@@ -193,13 +203,12 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    pub fn parse(raw: [u8; 16]) -> Descriptor {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = raw;
+    pub fn parse(raw: u128) -> Descriptor {
         Descriptor {
-            address: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            bytes: u32::from_le_bytes([i, j, k, l]),
-            third: u16::from_le_bytes([m, n]),
-            fourth: u16::from_le_bytes([o, p]),
+            address: raw as u64,
+            bytes: (raw >> 64) as u32,
+            third: (raw >> 96) as u16,
+            fourth: (raw >> 112) as u16,
         }
     }
 
@@ -216,6 +225,11 @@ impl Descriptor {
         }
         let span = memory.span(self.address, self.bytes)?;
         spans.try_push(span).map_err(|_| GuestFault::ChainTooLong { max: CHAIN_MAX })
+    }
+
+    /// The memory it refers to, if it is the guest's.
+    pub fn span<'m>(&self, memory: &'m GuestMemory) -> Option<Span<'m>> {
+        memory.span(self.address, self.bytes).ok()
     }
 
     /// The indirect table that this descriptor refers to.

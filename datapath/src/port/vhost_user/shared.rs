@@ -119,7 +119,7 @@ impl Shared {
     }
 
     /// The lane that a worker transmits to.
-    pub fn transmit_lane(&self, worker: usize) -> Option<(usize, LaneGuard<'_>)> {
+    pub fn transmit_lane(&self, worker: usize) -> Option<LaneGuard<'_>> {
         let ready = self.receivers.load(Ordering::Relaxed);
         if ready == 0 {
             return None;
@@ -130,7 +130,7 @@ impl Shared {
         let ring = 2 * pair as usize;
         for _ in 0..TRANSMIT_TRIES {
             if let Some(lane) = self.try_lane(ring) {
-                return Some((ring, lane));
+                return Some(lane);
             }
             if !self.cells[ring].present.load(Ordering::Relaxed) {
                 return None;

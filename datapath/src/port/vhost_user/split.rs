@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::fault::GuestFault;
-use super::memory::{Area, GuestMemory};
+use super::memory::{Area, GuestMemory, Span};
 use super::ring::{
     Buffer, CHAIN_MAX, Descriptor, Direction, INDIRECT, NEXT, RingSetup, Spans, passes,
 };
@@ -130,7 +130,7 @@ impl SplitRing {
                 let size = u16::try_from(size).unwrap_or(u16::MAX);
                 return Err(GuestFault::DescriptorIndex { index, size });
             }
-            let descriptor = Descriptor::parse(span.descriptor(index.into()));
+            let descriptor = Descriptor::parse(u128::from_le(span.load(16 * usize::from(index))));
             let (flags, next) = (descriptor.third, descriptor.fourth);
             if flags & INDIRECT != 0 {
                 return Err(GuestFault::Indirect { bytes: descriptor.bytes });
@@ -144,6 +144,16 @@ impl SplitRing {
         Err(GuestFault::ChainTooLong { max: CHAIN_MAX })
     }
 
+    pub fn glimpse<'m>(&self, ahead: u16, memory: &'m GuestMemory) -> Option<Span<'m>> {
+        if self.seen.wrapping_sub(self.next) <= ahead {
+            return None;
+        }
+        let entry = usize::from(self.next.wrapping_add(ahead) % self.size);
+        let id = self.available.load(ENTRIES + 2 * entry, Ordering::Relaxed);
+        let inside = id < self.size;
+        inside.then(|| Descriptor::parse(self.descriptors.descriptor(id.into())).span(memory))?
+    }
+
     pub fn position(&self) -> u16 {
         self.next
     }
@@ -154,9 +164,8 @@ impl SplitRing {
 
     pub fn put(&mut self, buffer: Buffer, written: u32) {
         let offset = ENTRIES + 8 * usize::from(self.put % self.size);
-        let [a, b] = buffer.id.to_le_bytes();
-        let [c, d, e, f] = written.to_le_bytes();
-        self.used.write(offset, [a, b, 0, 0, c, d, e, f]);
+        let entry = u64::from(buffer.id) | u64::from(written) << 32;
+        self.used.write(offset, entry.to_le());
         self.put = self.put.wrapping_add(1);
     }
 
