@@ -242,14 +242,23 @@ fn deliver(
     let mut room = 0;
     while room < needed {
         let parts = spans.len();
-        let Some(buffer) = ring.take(memory, &mut spans)? else {
-            ring.rewind(start);
-            return Ok(Delivery::NoRoom);
+        let buffer = match ring.take(memory, &mut spans) {
+            Ok(Some(buffer)) => buffer,
+            Ok(None) => {
+                ring.rewind(start);
+                return Ok(Delivery::NoRoom);
+            }
+            // Each may be short enough, and all of them too many: that is nobody's fault.
+            Err(GuestFault::ChainTooLong { .. }) if !buffers.is_empty() => {
+                ring.rewind(start);
+                return Ok(Delivery::Refused);
+            }
+            Err(fault) => return Err(fault),
         };
         let bytes: usize = spans[parts..].iter().map(|span| span.len()).sum();
         room += bytes;
-        let last = buffers.try_push((buffer, bytes)).is_err() || !agreement.mergeable;
-        if last && room < needed {
+        let kept = buffers.try_push((buffer, bytes)).is_ok();
+        if !kept || (room < needed && !agreement.mergeable) {
             ring.rewind(start);
             return Ok(Delivery::Refused);
         }

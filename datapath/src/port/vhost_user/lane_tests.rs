@@ -245,3 +245,33 @@ fn a_guest_that_writes_while_it_is_read_gets_no_further() {
     drop(frames);
     assert_eq!(region.free_frames(), region.frames());
 }
+
+#[test]
+fn a_guest_whose_buffers_lie_in_many_pieces_keeps_its_port() {
+    let region = Region::map(256, 2048).unwrap();
+    let mut frames = FrameCache::new(region);
+    let (file, memory) = memory();
+    let features = OFFERED & !RING_PACKED;
+    // Eight buffers of sixteen pieces of ten bytes, each in a table of its own.
+    for slot in 0..SIZE as u8 {
+        let table = 0x1000 + 0x100 * u64::from(slot);
+        for piece in 0..16_u64 {
+            let mut raw = (GUEST + 0x4000 + 16 * piece).to_le_bytes().to_vec();
+            raw.extend(10_u32.to_le_bytes());
+            let flags: u16 = if piece < 15 { 3 } else { 2 };
+            raw.extend([flags.to_le_bytes(), (piece as u16 + 1).to_le_bytes()].as_flattened());
+            file.write_all_at(&raw, OFFSET + table + 16 * piece).unwrap();
+        }
+        let address = GUEST + table;
+        Deed::Descriptor { slot, address, bytes: 256, flags: 4, next: 0 }.act(&file, false);
+        Deed::Available { entry: slot, head: slot.into() }.act(&file, false);
+    }
+    Deed::Advance(SIZE).act(&file, false);
+    let mut lane = lane(&memory, Direction::ToGuest, features);
+    let (mut batch, mut frame) = (Batch::new(), frames.allocate().unwrap());
+    assert!(frame.fill(&[0x22; 1000]));
+    batch.push(frame);
+    let sent = lane.transmit(&mut frames, &mut batch, &mut QueueStats::default());
+    assert_eq!(sent, Ok(()), "a long packet goes, or is refused");
+    batch.drain(..).for_each(|frame| frames.free(frame));
+}
