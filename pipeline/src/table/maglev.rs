@@ -164,6 +164,27 @@ mod tests {
         assert!((0..1000).all(|count| table.get(u64::MAX - count) < 3));
     }
 
+    /// Slots of others that change their owner when one goes, and slots in all. `None` where the
+    /// size changes.
+    fn moved(members: &[u32], leaves: usize) -> Option<(usize, usize)> {
+        let mut fewer = members.to_vec();
+        let gone = fewer.remove(leaves);
+        let (with, without) = (owners(members), owners(&fewer));
+        let pairs = with.iter().zip(&without);
+        let moved = pairs.filter(|(before, after)| before != after && **before != gone).count();
+        (with.len() == without.len()).then_some((moved, with.len()))
+    }
+
+    #[test]
+    fn who_comes_or_goes_moves_few_others() {
+        let members: Vec<u32> = (1..60_u32).map(|it| it.wrapping_mul(0x9e37_79b1)).collect();
+        let sets = (3..members.len()).map(|count| &members[..count]);
+        let each = sets.flat_map(|set| (0..set.len()).filter_map(|leaves| moved(set, leaves)));
+        let (moved, slots) = each.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        // The paper's figure 12: some percent, more than none as the order of turns shifts.
+        assert!(moved * 20 <= slots, "{moved} of {slots}");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -186,20 +207,16 @@ mod tests {
         }
 
         #[test]
-        fn who_comes_or_goes_moves_few_others(
+        fn who_comes_or_goes_leaves_most_others(
             members in prop::collection::btree_set(any::<u32>(), 3..60),
             leaves: prop::sample::Index,
         ) {
-            let all: Vec<_> = members.into_iter().collect();
-            let mut fewer = all.clone();
-            let gone = fewer.remove(leaves.index(all.len()));
-            let (with, without) = (owners(&all), owners(&fewer));
-            // Where the number of members crosses a step of the sizes, everybody may move.
-            prop_assume!(with.len() == without.len());
-            let moved = with.iter().zip(&without);
-            let moved = moved.filter(|(before, after)| before != after && **before != gone).count();
-            // The paper's figure 12: some percent, more than none as the order of turns shifts.
-            prop_assert!(moved * 10 <= with.len(), "{moved} of {}", with.len());
+            let members: Vec<_> = members.into_iter().collect();
+            let Some((moved, slots)) = moved(&members, leaves.index(members.len())) else {
+                return Err(TestCaseError::reject("the size changes, and everybody may move"));
+            };
+            // Two that begin at one slot with like steps can be in each other's way for long.
+            prop_assert!(moved * 2 <= slots, "{moved} of {slots}");
         }
     }
 }
