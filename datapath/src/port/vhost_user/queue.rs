@@ -13,14 +13,18 @@ use crate::segment::Segmentation;
 pub(super) struct VhostUserQueue {
     shared: Arc<Shared>,
     worker: usize,
-    /// Where the next look begins, so that no pair starves another.
-    turn: usize,
+    /// The pairs that it receives from, as bits.
+    own: u64,
+    /// The pair that the next look begins with, so that none starves another.
+    turn: u32,
     stats: QueueStats,
 }
 
 impl VhostUserQueue {
     pub fn new(shared: Arc<Shared>, worker: usize) -> VhostUserQueue {
-        VhostUserQueue { shared, worker, turn: 0, stats: QueueStats::default() }
+        let pairs = (worker..QUEUE_PAIRS_MAX).step_by(shared.wakes.len());
+        let own = pairs.map(|pair| 1 << pair).sum();
+        VhostUserQueue { shared, worker, own, turn: 0, stats: QueueStats::default() }
     }
 }
 
@@ -30,14 +34,14 @@ impl Queue for VhostUserQueue {
         if self.shared.is_broken() {
             return;
         }
-        let workers = self.shared.wakes.len();
-        let pairs = QUEUE_PAIRS_MAX.saturating_sub(self.worker).div_ceil(workers);
-        for step in 0..pairs {
-            if batch.is_full() {
-                return;
-            }
-            let pair = self.worker + (self.turn + step) % pairs * workers;
-            if let Some(mut guard) = self.shared.try_lane(2 * pair + 1)
+        // Most of a node's guests have one pair, and most of them nothing to say.
+        let mut ready = (self.shared.senders() & self.own).rotate_right(self.turn);
+        let begin = self.turn;
+        while ready != 0 && !batch.is_full() {
+            let pair = (begin + ready.trailing_zeros()) % u64::BITS;
+            ready &= ready - 1;
+            self.turn = (pair + 1) % u64::BITS;
+            if let Some(mut guard) = self.shared.try_lane(2 * pair as usize + 1)
                 && let Some(lane) = guard.as_mut()
                 && let Err(fault) = lane.receive(frames, batch, &mut self.stats)
             {
@@ -46,7 +50,6 @@ impl Queue for VhostUserQueue {
                 return;
             }
         }
-        self.turn = (self.turn + 1) % pairs.max(1);
     }
 
     fn transmit(&mut self, frames: &mut FrameCache, batch: &mut Batch) {

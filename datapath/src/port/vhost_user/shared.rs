@@ -61,6 +61,8 @@ pub(super) struct Shared {
     takes: AtomicU8,
     /// Pairs whose ring to the guest is at work, as bits.
     receivers: AtomicU64,
+    /// Pairs whose ring from the guest is at work, as bits.
+    senders: AtomicU64,
     broken: AtomicBool,
     fault: OnceLock<QueueFault>,
 }
@@ -85,6 +87,7 @@ impl Shared {
             cells: std::iter::repeat_with(Cell::default).take(2 * QUEUE_PAIRS_MAX).collect(),
             takes: AtomicU8::new(0),
             receivers: AtomicU64::new(0),
+            senders: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             fault: OnceLock::new(),
         })
@@ -118,6 +121,11 @@ impl Shared {
         self.takes.store(takes.bits(), Ordering::Relaxed);
     }
 
+    /// Pairs that a worker may receive from, as bits.
+    pub fn senders(&self) -> u64 {
+        self.senders.load(Ordering::Relaxed)
+    }
+
     /// The lane that a worker transmits to.
     pub fn transmit_lane(&self, worker: usize) -> Option<LaneGuard<'_>> {
         let ready = self.receivers.load(Ordering::Relaxed);
@@ -149,13 +157,12 @@ impl Shared {
         let present = lane.is_some();
         let before = std::mem::replace(&mut *guard, lane);
         cell.present.store(present, Ordering::Relaxed);
-        if ring.is_multiple_of(2) {
-            let bit = 1 << (ring / 2);
-            match present {
-                true => self.receivers.fetch_or(bit, Ordering::Relaxed),
-                false => self.receivers.fetch_and(!bit, Ordering::Relaxed),
-            };
-        }
+        let pairs = if ring.is_multiple_of(2) { &self.receivers } else { &self.senders };
+        let bit = 1 << (ring / 2);
+        match present {
+            true => pairs.fetch_or(bit, Ordering::Relaxed),
+            false => pairs.fetch_and(!bit, Ordering::Relaxed),
+        };
         drop(guard);
         cell.wanted.store(false, Ordering::Relaxed);
         before

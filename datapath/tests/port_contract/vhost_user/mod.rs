@@ -226,6 +226,27 @@ fn every_pair_of_rings_is_served_whatever_the_number_of_workers() {
 }
 
 #[test]
+fn a_pair_that_fills_every_batch_leaves_the_other_its_turn() {
+    let place = Place::new();
+    let mut port = place.open(Mode::Server, 1, false);
+    let queue = port.queues[0].as_mut();
+    let mut frames = FrameCache::new(place.region);
+    let mut guest = Guest::new(Shape { pairs: 2, ..SPLIT }, connect(&place.socket()));
+    for (ring, number) in [(1, 0), (3, 1)] {
+        assert!(guest.send_on(ring, &Sample::numbered(number, 100)));
+    }
+    assert_eq!(receive(queue, &mut frames, 2).len(), 2, "both are at work");
+    for number in 0..10 {
+        assert!(guest.send_on(1, &Sample::numbered(number, 100)));
+    }
+    assert!(guest.send_on(3, &Sample::numbered(99, 100)));
+    let mut numbers = receive_at_most(queue, &mut frames, 1);
+    numbers.extend(receive_at_most(queue, &mut frames, 1));
+    assert!(numbers.contains(&99), "{numbers:?}");
+    close(&place, port, frames);
+}
+
+#[test]
 fn workers_that_share_a_ring_lose_and_double_nothing() {
     let place = Place::new();
     let port = place.open(Mode::Server, 2, false);
