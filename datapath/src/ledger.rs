@@ -77,7 +77,10 @@ impl Ledger {
 
     /// A queue of `port` had packets. Gives what receiving them took.
     pub fn received(&mut self, port: PortId, packets: u64, now: u64) -> u64 {
-        self.brought.push((port, packets));
+        match self.brought.last_mut() {
+            Some((last, brought)) if *last == port => *brought += packets,
+            _ => self.brought.push((port, packets)),
+        }
         self.packets += packets;
         self.lap(now)
     }

@@ -40,6 +40,10 @@ use crate::upkeep::Upkeep;
 /// they are then still in a near cache.
 const HELD_BYTES_MAX: u64 = 128 << 10;
 
+/// Batches in a row that a queue may fill, before it is the next one's turn: what a busy uplink
+/// brings for many Pods then leaves by each of them in one piece.
+const TURN_BATCHES: usize = 4;
+
 /// What a worker shares with the rest of the process.
 pub struct WorkerParts {
     /// The State to work with.
@@ -165,14 +169,19 @@ impl Worker {
         self.ledger.begin(cycles());
         let mut packets = 0;
         for index in 0..self.polled.len() {
-            packets += self.receive(self.polled[index]);
-            let long = self.batch_bytes > HELD_BYTES_MAX;
-            if long || self.batch.is_full() {
-                self.forward();
-                self.close_lap();
-            }
-            if long || self.to_copy > HELD_BYTES_MAX {
-                self.send_all();
+            for _ in 0..TURN_BATCHES {
+                packets += self.receive(self.polled[index]);
+                let (full, long) = (self.batch.is_full(), self.batch_bytes > HELD_BYTES_MAX);
+                if full || long {
+                    self.forward();
+                    self.close_lap();
+                }
+                if long || self.to_copy > HELD_BYTES_MAX {
+                    self.send_all();
+                }
+                if !full {
+                    break;
+                }
             }
         }
         self.forward();

@@ -116,6 +116,10 @@ pub(crate) struct Simulation {
 
 impl Simulation {
     pub fn new() -> Simulation {
+        Simulation::with_rings_of(RING)
+    }
+
+    fn with_rings_of(ring_frames: usize) -> Simulation {
         let region = Region::map(4096, 2048).unwrap();
         let adjacencies = Arc::new(AdjacencyTable::new());
         let learned = Arc::new(Learned::new(7));
@@ -149,13 +153,12 @@ impl Simulation {
             wires: Vec::new(),
             pods_installed: [true; PORTS],
         };
-        (0..PORTS).for_each(|index| simulation.open(index));
+        (0..PORTS).for_each(|index| simulation.open(index, ring_frames));
         simulation
     }
 
-    fn open(&mut self, index: usize) {
-        let options =
-            MemoryOptions { queues: WORKERS, ring_frames: RING, ..MemoryOptions::default() };
+    fn open(&mut self, index: usize, ring_frames: usize) {
+        let options = MemoryOptions { queues: WORKERS, ring_frames, ..MemoryOptions::default() };
         let (queues, wires) = memory::open(self.region, options).unwrap();
         let counters: Vec<Arc<PortCounters>> = queues.iter().map(|_| Arc::default()).collect();
         for (worker, (queue, counters)) in queues.into_iter().zip(&counters).enumerate() {
@@ -363,6 +366,24 @@ fn a_round_sees_one_state() {
     let drops = simulation.totals()[2].drops;
     assert_eq!(drops[DropReason::UnknownDestination.index()], 1);
     assert_eq!(simulation.totals()[3].transmit_packets, 1);
+}
+
+#[test]
+fn a_busy_queue_fills_some_batches_in_a_row_and_no_more() {
+    let mut simulation = Simulation::with_rings_of(1024);
+    simulation.workers[0].obey();
+    let batches = |count| count * BATCH_MAX;
+    for _ in 0..batches(TURN_BATCHES + 1) {
+        let wire = &mut simulation.wires[2][0];
+        assert!(wire.inject(&datagram(2, 3, b"many"), Checksum::Complete));
+    }
+    assert!(simulation.wires[4][0].inject(&datagram(4, 3, b"one"), Checksum::Complete));
+    assert_eq!(simulation.workers[0].round(), batches(TURN_BATCHES) + 1);
+    assert_eq!(simulation.workers[0].round(), batches(1));
+    let sent = batches(TURN_BATCHES + 1) as u64 + 1;
+    assert_eq!(simulation.totals()[3].transmit_packets, sent);
+    let paid = [2, 4].map(|port: usize| simulation.counters[port][0].cycles.read());
+    assert!(paid[0] > paid[1] && paid[1] > 0, "who brings more pays more: {paid:?}");
 }
 
 #[test]
