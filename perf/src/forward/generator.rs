@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use seine_datapath::frame::{Batch, Frame, FrameCache, HEADROOM, Region};
 use seine_datapath::machine::{cycles, prefetch};
 use seine_datapath::port::memory::MemoryWire;
+use seine_pipeline::limits::BATCH_MAX;
 use seine_pipeline::packet::Checksum;
 
 use super::objects::UPLINK;
@@ -20,9 +21,9 @@ use super::profile::{Kind, Profile, Tunnel};
 const SAMPLED: u64 = 64;
 /// How many packets ahead the next ones are fetched into the cache.
 const AHEAD: usize = 16;
-/// Ports between two looks of the worker at what was sent: each look takes a cache line to the
+/// Batches between two looks of the worker at what was sent: each look takes a cache line to the
 /// other core and back.
-const PORTS_A_LOOK: usize = 8;
+const LOOKS_BETWEEN: usize = 8;
 /// How long a packet may be under way: a worker that lost its core for a while is no fault.
 const LATE: Duration = Duration::from_secs(3);
 
@@ -129,43 +130,28 @@ impl Generator {
     pub fn step(&mut self, budget: u64, window: usize) -> Result<usize, RunError> {
         let began = cycles();
         let traffic = Arc::clone(&self.traffic);
-        let mut known = read(&traffic);
         let mut left = budget;
         let (mut moved, before) = (0, self.sent);
         while left > 0
             && (self.under_way() as usize) < window
             && let Some(frame) = self.idle.pop()
         {
-            self.send(&known, frame)?;
+            self.send(&read(&traffic), frame)?;
             left -= 1;
         }
+        let mut looks: usize = 0;
         for port in 0..self.wires.len() {
-            let mut batch = std::mem::take(&mut self.batch);
-            self.wires[port].collect_frames(&mut batch);
-            batch.iter().for_each(|frame| prefetch(&frame.buffer()[HEADROOM]));
-            moved += batch.len();
-            for frame in batch.drain(..) {
-                if self.learning {
-                    drop(known);
-                    let inner = self.inner(port, &frame);
-                    write(&traffic).learn(port, inner);
-                    known = read(&traffic);
+            // All that came out, or what leaves by one port for many would wait behind the worker.
+            for _ in 0..=window / BATCH_MAX {
+                let collected = self.turn_round(port, &traffic, &mut left, window)?;
+                moved += collected;
+                looks += 1;
+                if looks.is_multiple_of(LOOKS_BETWEEN) {
+                    self.wires.iter_mut().for_each(MemoryWire::publish);
                 }
-                if !self.is_right(port, &frame) {
-                    let inner = self.inner(port, &frame);
-                    known.judge(port, inner, Said::of(inner))?;
+                if collected < BATCH_MAX {
+                    break;
                 }
-                self.returned += 1;
-                if left > 0 && (self.under_way() as usize) < window {
-                    self.send(&known, frame)?;
-                    left -= 1;
-                } else {
-                    self.idle.push(frame);
-                }
-            }
-            self.batch = batch;
-            if port % PORTS_A_LOOK == PORTS_A_LOOK - 1 {
-                self.wires.iter_mut().for_each(MemoryWire::publish);
             }
         }
         self.wires.iter_mut().for_each(MemoryWire::publish);
@@ -173,6 +159,42 @@ impl Generator {
             self.busy_cycles += cycles().wrapping_sub(began);
         }
         Ok(moved)
+    }
+
+    /// Collects a batch from a port and sends as many packets, `left` at most.
+    fn turn_round(
+        &mut self,
+        port: usize,
+        traffic: &RwLock<Traffic>,
+        left: &mut u64,
+        window: usize,
+    ) -> Result<usize, RunError> {
+        let mut known = read(traffic);
+        let mut batch = std::mem::take(&mut self.batch);
+        self.wires[port].collect_frames(&mut batch);
+        batch.iter().for_each(|frame| prefetch(&frame.buffer()[HEADROOM]));
+        let collected = batch.len();
+        for frame in batch.drain(..) {
+            if self.learning {
+                drop(known);
+                let inner = self.inner(port, &frame);
+                write(traffic).learn(port, inner);
+                known = read(traffic);
+            }
+            if !self.is_right(port, &frame) {
+                let inner = self.inner(port, &frame);
+                known.judge(port, inner, Said::of(inner))?;
+            }
+            self.returned += 1;
+            if *left > 0 && (self.under_way() as usize) < window {
+                self.send(&known, frame)?;
+                *left -= 1;
+            } else {
+                self.idle.push(frame);
+            }
+        }
+        self.batch = batch;
+        Ok(collected)
     }
 
     /// Whether a frame need not be looked at more closely.
