@@ -136,7 +136,7 @@ enum Headers<'s> {
 
 impl<'s> Way<'s> {
     /// The way by this next hop; `None` when that is not resolved.
-    #[inline]
+    #[inline(always)]
     fn of(
         adjacency: AdjacencyId,
         glance: &Glance,
@@ -160,7 +160,7 @@ impl<'s> Way<'s> {
     }
 
     /// Puts the tunnel's headers in front of a packet that was rewritten.
-    #[inline]
+    #[inline(always)]
     pub fn put_on(
         &self,
         frame: &mut impl PacketBuffer,
