@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::forward::{Forward, Part, TableWork};
 pub use self::latency::{Latency, LoadOf};
 pub use self::lent_sockets::{PodEcho, PodSocket};
-pub use self::pair::Pair;
+pub use self::pair::{GOAL_GHZ, Pair};
 pub use self::peer::{Peer, PeerSystem};
 pub use self::restart::{Death, Restart, Way};
 use crate::first_packets::record::{FirstPacketCost, Install, Join, TableMemory};

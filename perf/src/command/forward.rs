@@ -93,7 +93,8 @@ pub struct Arguments {
     #[arg(long, default_value = "3")]
     pub runs: usize,
     /// So many pairs of runs instead, and an interval around the median of their ratios: with
-    /// --churn and without it, or this program and another (--against). A verdict takes 20.
+    /// --churn and without it, this program and another (--against), or else through Services or a
+    /// tunnel and without. A verdict takes 20.
     #[arg(long, conflicts_with_all = ["runs", "suite"])]
     pub pairs: Option<usize>,
     /// Another seine-perf, which the same rows run in.
@@ -102,6 +103,10 @@ pub struct Arguments {
     /// Losses of rate, in percent, that the interval is held against.
     #[arg(long, value_delimiter = ',', default_value = "5,2", requires = "pairs")]
     pub goals: Vec<f64>,
+    /// Cycles of 2.3 GHz that Services or a tunnel may take more, that the interval is held
+    /// against.
+    #[arg(long, value_delimiter = ',', requires = "pairs")]
+    pub goal_cycles: Vec<f64>,
 }
 
 impl Arguments {
@@ -201,39 +206,78 @@ pub fn run(arguments: &Arguments, output: &mut Output) -> Outcome {
     Ok(())
 }
 
+/// What a pair compares a row with.
+enum Without {
+    /// The same row in another program.
+    Program(PathBuf),
+    /// Another row, and the name of what that has not.
+    Row(String, Box<Profile>),
+}
+
+impl Without {
+    fn of(arguments: &Arguments, row: &Profile) -> Outcome<Without> {
+        let than = |name: &str, other| Ok(Without::Row(name.to_owned(), Box::new(other)));
+        match &arguments.against {
+            Some(program) => Ok(Without::Program(program.clone())),
+            None if row.churn => than("churn", Profile { churn: false, ..row.clone() }),
+            None if row.tunnel != Tunnel::None => {
+                than(row.tunnel.name(), Profile { tunnel: Tunnel::None, ..row.clone() })
+            }
+            None if row.services > 0 => than("Services", Profile { services: 0, ..row.clone() }),
+            None => Err(Failure::Unmet(
+                "--pairs compares --churn, --services or --tunnel with none, or this program with \
+                 one given --against"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Without::Program(program) => format!("this program; without: {}", program.display()),
+            Without::Row(name, _) => name.clone(),
+        }
+    }
+
+    fn measure(&self, row: &Profile) -> Outcome<Forward> {
+        match self {
+            Without::Program(program) => apart_in(program, row),
+            Without::Row(_, other) => apart(other),
+        }
+    }
+}
+
 /// Each row with something and without it, one right after the other.
 fn in_pairs(arguments: &Arguments, pairs: usize, rows: &[Profile], output: &mut Output) -> Outcome {
-    if arguments.against.is_none() && !arguments.churn {
-        let text = "--pairs compares --churn with none, or this program with one given --against";
-        return Err(Failure::Unmet(text.to_owned()));
-    }
+    let others = rows.iter().map(|row| Without::of(arguments, row));
+    let others = others.collect::<Outcome<Vec<Without>>>()?;
     output.expect_steps(pairs * rows.len());
     for round in 0..pairs {
-        for row in rows {
-            output.step(&format!("pair {round}: {} connections", row.connections));
-            let with = || apart(row);
-            let without = || match &arguments.against {
-                Some(program) => apart_in(program, row),
-                None => apart(&Profile { churn: false, ..row.clone() }),
-            };
+        for (row, without) in rows.iter().zip(&others) {
+            let (what, connections) = (without.name(), row.connections);
+            output.step(&format!("pair {round}: {what}, {connections} connections"));
             let (one, other) = if round % 2 == 0 {
-                let one = with()?;
-                (one, without()?)
+                let one = apart(row)?;
+                (one, without.measure(row)?)
             } else {
-                let other = without()?;
-                (with()?, other)
+                let other = without.measure(row)?;
+                (apart(row)?, other)
             };
-            output.add(Record::Pair(Box::new(paired(arguments, round, row, [&one, &other]))))?;
+            let pair = paired(arguments, (round, what), row, [&one, &other]);
+            output.add(Record::Pair(Box::new(pair)))?;
         }
     }
     Ok(())
 }
 
-fn paired(arguments: &Arguments, round: usize, row: &Profile, [one, other]: [&Forward; 2]) -> Pair {
-    let against = match &arguments.against {
-        Some(program) => format!("this program; without: {}", program.display()),
-        None => "churn".to_owned(),
-    };
+fn paired(
+    arguments: &Arguments,
+    (round, against): (usize, String),
+    row: &Profile,
+    [one, other]: [&Forward; 2],
+) -> Pair {
+    // Both kinds of goals at once would be two verdicts about the same thing.
+    let goals_pct = if arguments.goal_cycles.is_empty() { &arguments.goals[..] } else { &[] };
     Pair {
         round,
         against,
@@ -242,7 +286,9 @@ fn paired(arguments: &Arguments, round: usize, row: &Profile, [one, other]: [&Fo
         generator_bound: one.generator_bound || other.generator_bound,
         steal_pct: one.steal_pct.max(other.steal_pct),
         away_pct: one.away_pct.max(other.away_pct),
-        goals_pct: arguments.goals.clone(),
+        goals_pct: goals_pct.to_vec(),
+        goals_cycles: arguments.goal_cycles.clone(),
+        tsc_ghz: one.tsc_ghz,
         profile: row.clone(),
     }
 }
