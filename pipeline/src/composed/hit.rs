@@ -53,12 +53,16 @@ pub(super) fn take<'s>(
     let hit = context.learned.connections.hit(candidate, &glance.words, machine)?;
     let shortcut = Shortcut::from_word(hit.shortcut())?;
     let to = hops.get(shortcut.egress)?;
+    let other_key;
     let leaving = match (shortcut.translate, glance.is_v6()) {
         (false, _) => None,
         (true, false) => Some(Leaving::V4(hit.translation()?)),
-        (true, true) => Some(Leaving::V6(hit.other_key()?)),
+        (true, true) => {
+            other_key = hit.other_key()?;
+            Some(Leaving::V6(&other_key))
+        }
     };
-    let ends = ends(&glance.words, leaving.as_ref());
+    let ends = ends(&glance.words, leaving);
     let is_current = hit.is_of(epoch(state, &glance.words, ends.destination));
     if !is_current || !hit.progress.stays(hit.direction) {
         return None;
@@ -90,7 +94,7 @@ pub(super) fn take<'s>(
     }
     let tunnel =
         if into_tunnel { Some(Way::of(shortcut.adjacency?, glance, ends, context)?) } else { None };
-    let change = Change { glance, to: leaving.as_ref(), checksum, lower: shortcut.lower };
+    let change = Change { glance, to: leaving, checksum, lower: shortcut.lower };
     change.make(bytes)?;
     let gateway = hops.gateway_mac;
     match shortcut.rewrite {
@@ -105,7 +109,7 @@ pub(super) fn take<'s>(
 
 /// The ends of a packet of this key as its receiver sees them.
 #[inline(always)]
-fn ends(key: &KeyWords, leaving: Option<&Leaving>) -> Ends {
+fn ends(key: &KeyWords, leaving: Option<Leaving<'_>>) -> Ends {
     let &[a, b, c, d, fifth, _] = key;
     let own = Ends { source: [a, b], destination: [c, d], ports: (fifth >> 32) as u32 };
     leaving.map_or(own, Leaving::ends)

@@ -13,11 +13,11 @@ use super::glance::Glance;
 
 /// The addresses and ports that a packet leaves with.
 #[derive(Clone, Copy)]
-pub(super) enum Leaving {
+pub(super) enum Leaving<'a> {
     /// Over IPv4.
     V4(Translation),
     /// Over IPv6, as an answer of this key.
-    V6(KeyWords),
+    V6(&'a KeyWords),
 }
 
 /// Where a packet comes from and where it goes.
@@ -31,10 +31,10 @@ pub(super) struct Ends {
     pub ports: u32,
 }
 
-impl Leaving {
+impl Leaving<'_> {
     /// All of it.
     #[inline(always)]
-    pub fn ends(&self) -> Ends {
+    pub fn ends(self) -> Ends {
         match self {
             Leaving::V4(it) => Ends {
                 source: [0, it.source()],
@@ -42,7 +42,7 @@ impl Leaving {
                 ports: it.ports(),
             },
             // The other direction's source is where this one's packets go.
-            &Leaving::V6([a, b, c, d, fifth, _]) => Ends {
+            Leaving::V6(&[a, b, c, d, fifth, _]) => Ends {
                 source: [c, d],
                 destination: [a, b],
                 ports: ((fifth >> 32) as u32).rotate_left(16),
@@ -56,7 +56,7 @@ pub(super) struct Change<'a> {
     /// What was seen of it.
     pub glance: &'a Glance,
     /// What it leaves with, if addresses and ports are translated.
-    pub to: Option<&'a Leaving>,
+    pub to: Option<Leaving<'a>>,
     /// What its checksum field holds.
     pub checksum: Checksum,
     /// Whether its TTL is lowered.
@@ -96,7 +96,7 @@ impl Change<'_> {
             None if !self.lower => Some(()),
             None if self.glance.is_v6() => self.hops_v6(packet),
             None => self.header_v4(packet, 0).map(|_| ()),
-            Some(Leaving::V4(to)) => self.make_v4(packet, *to),
+            Some(Leaving::V4(to)) => self.make_v4(packet, to),
             Some(to) => self.make_v6(packet, to.ends()),
         }
     }
