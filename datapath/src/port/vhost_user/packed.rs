@@ -125,8 +125,10 @@ impl PackedRing {
     }
 
     pub fn glimpse<'m>(&self, ahead: u16, memory: &'m GuestMemory) -> Option<Span<'m>> {
-        let slot = (self.next.slot + ahead) % self.size;
-        Descriptor::parse(self.descriptors.descriptor(slot.into())).span(memory)
+        let slot = self.next.slot + ahead;
+        let slot = slot.checked_sub(self.size).unwrap_or(slot);
+        let inside = slot < self.size;
+        inside.then(|| Descriptor::parse(self.descriptors.descriptor(slot.into())).span(memory))?
     }
 
     pub fn take<'m>(

@@ -79,8 +79,7 @@ impl SplitRing {
         if !self.has_buffer() {
             return Ok(None);
         }
-        let entry = usize::from(self.next % self.size);
-        let id = self.available.load(ENTRIES + 2 * entry, Ordering::Relaxed);
+        let id = self.available_at(self.next);
         self.walk(id, memory, spans)?;
         self.next = self.next.wrapping_add(1);
         Ok(Some(Buffer { id, slots: 1 }))
@@ -148,10 +147,20 @@ impl SplitRing {
         if self.seen.wrapping_sub(self.next) <= ahead {
             return None;
         }
-        let entry = usize::from(self.next.wrapping_add(ahead) % self.size);
-        let id = self.available.load(ENTRIES + 2 * entry, Ordering::Relaxed);
+        let id = self.available_at(self.next.wrapping_add(ahead));
         let inside = id < self.size;
         inside.then(|| Descriptor::parse(self.descriptors.descriptor(id.into())).span(memory))?
+    }
+
+    #[inline]
+    fn available_at(&self, number: u16) -> u16 {
+        self.available.load(ENTRIES + 2 * self.entry(number), Ordering::Relaxed)
+    }
+
+    /// The entry of both small rings for a buffer: a split ring's size is a power of two.
+    #[inline]
+    fn entry(&self, number: u16) -> usize {
+        usize::from(number & (self.size - 1))
     }
 
     pub fn position(&self) -> u16 {
@@ -163,7 +172,7 @@ impl SplitRing {
     }
 
     pub fn put(&mut self, buffer: Buffer, written: u32) {
-        let offset = ENTRIES + 8 * usize::from(self.put % self.size);
+        let offset = ENTRIES + 8 * self.entry(self.put);
         let entry = u64::from(buffer.id) | u64::from(written) << 32;
         self.used.write(offset, entry.to_le());
         self.put = self.put.wrapping_add(1);
