@@ -15,9 +15,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+use seine_pipeline::limits::PORTS_MAX;
 
-/// Mappings of guest memory in the process: four for each port that can be open.
-const AREAS_MAX: usize = 4096;
+use super::memory::MAPPINGS_MAX;
+
+/// Mappings of guest memory in the process: as many as all ports together may have, so that no
+/// guest takes another's. A kernel lets a process have 65,530 of all kinds by default.
+const AREAS_MAX: usize = PORTS_MAX * MAPPINGS_MAX;
 
 /// Bytes of all of them: half of the addresses that a process has with four levels of page tables,
 /// so that allocations and stacks always find some.
@@ -91,6 +95,7 @@ impl Mapping {
         use std::os::fd::AsRawFd;
         let area = AREAS
             .iter()
+            .filter(|area| !area.taken.load(Ordering::Relaxed))
             .find(|area| !area.taken.swap(true, Ordering::AcqRel))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that

@@ -23,6 +23,9 @@ const FETCHED_MAX: usize = 256;
 /// Memory regions of one guest: what a front end may add, one at a time.
 pub(super) const REGIONS_MAX: usize = 32;
 
+/// Mappings of one guest: those, and as many that are about to take their place.
+pub(super) const MAPPINGS_MAX: usize = 2 * REGIONS_MAX;
+
 /// Bytes of a guest's memory. A file in memory is as long as its owner says, and what is mapped of
 /// it takes from the one address space that all guests, and all allocations, share.
 const GUEST_BYTES_MAX: u64 = 1 << 40;
