@@ -44,6 +44,10 @@ const HELD_BYTES_MAX: u64 = 128 << 10;
 /// brings for many Pods then leaves by each of them in one piece.
 const TURN_BATCHES: usize = 4;
 
+/// Packets of a round after which a turn is one batch: where many queues are busy, what comes by
+/// the others does not wait longer for it.
+const LONG_ROUND: usize = 1024;
+
 /// What a worker shares with the rest of the process.
 pub struct WorkerParts {
     /// The State to work with.
@@ -179,7 +183,7 @@ impl Worker {
                 if long || self.to_copy > HELD_BYTES_MAX {
                     self.send_all();
                 }
-                if !full {
+                if !full || packets >= LONG_ROUND {
                     break;
                 }
             }

@@ -387,6 +387,21 @@ fn a_busy_queue_fills_some_batches_in_a_row_and_no_more() {
 }
 
 #[test]
+fn where_many_queues_are_busy_the_last_ones_turn_is_a_batch() {
+    let mut simulation = Simulation::with_rings_of(1024);
+    simulation.workers[0].obey();
+    let turn = TURN_BATCHES * BATCH_MAX;
+    for wires in &mut simulation.wires {
+        for _ in 0..turn {
+            assert!(wires[0].inject(&datagram(2, 3, b"many"), Checksum::Complete));
+        }
+    }
+    let long = LONG_ROUND / turn;
+    assert!(long < PORTS, "some come after the round is long");
+    assert_eq!(simulation.workers[0].round(), long * turn + (PORTS - long) * BATCH_MAX);
+}
+
+#[test]
 fn a_frame_for_a_port_without_a_queue_is_counted_at_its_sender() {
     let mut simulation = Simulation::new();
     simulation.workers[0].obey();
