@@ -119,7 +119,7 @@ impl Simulation {
         Simulation::with_rings_of(RING)
     }
 
-    fn with_rings_of(ring_frames: usize) -> Simulation {
+    pub fn with_rings_of(ring_frames: usize) -> Simulation {
         let region = Region::map(4096, 2048).unwrap();
         let adjacencies = Arc::new(AdjacencyTable::new());
         let learned = Arc::new(Learned::new(7));
@@ -366,39 +366,6 @@ fn a_round_sees_one_state() {
     let drops = simulation.totals()[2].drops;
     assert_eq!(drops[DropReason::UnknownDestination.index()], 1);
     assert_eq!(simulation.totals()[3].transmit_packets, 1);
-}
-
-#[test]
-fn a_busy_queue_fills_some_batches_in_a_row_and_no_more() {
-    let mut simulation = Simulation::with_rings_of(1024);
-    simulation.workers[0].obey();
-    let batches = |count| count * BATCH_MAX;
-    for _ in 0..batches(TURN_BATCHES + 1) {
-        let wire = &mut simulation.wires[2][0];
-        assert!(wire.inject(&datagram(2, 3, b"many"), Checksum::Complete));
-    }
-    assert!(simulation.wires[4][0].inject(&datagram(4, 3, b"one"), Checksum::Complete));
-    assert_eq!(simulation.workers[0].round(), batches(TURN_BATCHES) + 1);
-    assert_eq!(simulation.workers[0].round(), batches(1));
-    let sent = batches(TURN_BATCHES + 1) as u64 + 1;
-    assert_eq!(simulation.totals()[3].transmit_packets, sent);
-    let paid = [2, 4].map(|port: usize| simulation.counters[port][0].cycles.read());
-    assert!(paid[0] > paid[1] && paid[1] > 0, "who brings more pays more: {paid:?}");
-}
-
-#[test]
-fn where_many_queues_are_busy_the_last_ones_turn_is_a_batch() {
-    let mut simulation = Simulation::with_rings_of(1024);
-    simulation.workers[0].obey();
-    let turn = TURN_BATCHES * BATCH_MAX;
-    for wires in &mut simulation.wires {
-        for _ in 0..turn {
-            assert!(wires[0].inject(&datagram(2, 3, b"many"), Checksum::Complete));
-        }
-    }
-    let long = LONG_ROUND / turn;
-    assert!(long < PORTS, "some come after the round is long");
-    assert_eq!(simulation.workers[0].round(), long * turn + (PORTS - long) * BATCH_MAX);
 }
 
 #[test]

@@ -69,3 +69,42 @@ impl Worker {
         self.parts.counters.frames_cached.set(self.parts.frames.len() as u64);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use seine_pipeline::limits::BATCH_MAX;
+    use seine_pipeline::packet::Checksum;
+
+    use crate::worker::tests::{PORTS, Simulation, datagram_by};
+    use crate::worker::{LONG_ROUND, TURN_BATCHES};
+
+    fn send(simulation: &mut Simulation, port: usize, packets: usize) {
+        let packet = datagram_by((2, 4000), (3, 53), b"many");
+        for _ in 0..packets {
+            assert!(simulation.wires[port][0].inject(&packet, Checksum::Complete));
+        }
+    }
+
+    #[test]
+    fn a_busy_queue_fills_some_batches_in_a_row_and_no_more() {
+        let mut simulation = Simulation::with_rings_of(1024);
+        simulation.workers[0].obey();
+        let batches = |count| count * BATCH_MAX;
+        send(&mut simulation, 2, batches(TURN_BATCHES + 1));
+        send(&mut simulation, 4, 1);
+        assert_eq!(simulation.workers[0].round(), batches(TURN_BATCHES) + 1);
+        assert_eq!(simulation.workers[0].round(), batches(1));
+        assert_eq!(simulation.totals()[3].transmit_packets, batches(TURN_BATCHES + 1) as u64);
+    }
+
+    #[test]
+    fn where_many_queues_are_busy_the_last_ones_turn_is_a_batch() {
+        let mut simulation = Simulation::with_rings_of(1024);
+        simulation.workers[0].obey();
+        let turn = TURN_BATCHES * BATCH_MAX;
+        (0..PORTS).for_each(|port| send(&mut simulation, port, turn));
+        let long = LONG_ROUND / turn;
+        assert!(long < PORTS, "some come after the round is long");
+        assert_eq!(simulation.workers[0].round(), long * turn + (PORTS - long) * BATCH_MAX);
+    }
+}
