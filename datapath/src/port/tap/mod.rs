@@ -299,8 +299,6 @@ impl Device {
         match errno {
             // Nothing there, out of memory, interrupted, or the interface is down.
             libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS | libc::EINTR | libc::EIO => None,
-            // What the kernel does not like is one packet: its sender must not end the queue.
-            libc::EINVAL | libc::EMSGSIZE => None,
             libc::EBADFD => Some(QueueFault::DeviceGone(self.name.clone())),
             _ => Some(QueueFault::Device { interface: self.name.clone(), errno }),
         }
