@@ -132,13 +132,15 @@ impl Generator {
         let traffic = Arc::clone(&self.traffic);
         let mut left = budget;
         let (mut moved, before) = (0, self.sent);
+        let known = read(&traffic);
         while left > 0
             && (self.under_way() as usize) < window
             && let Some(frame) = self.idle.pop()
         {
-            self.send(&read(&traffic), frame)?;
+            self.send(&known, frame)?;
             left -= 1;
         }
+        drop(known);
         let mut looks: usize = 0;
         for port in 0..self.wires.len() {
             // All that came out, or what leaves by one port for many would wait behind the worker.

@@ -152,8 +152,8 @@ mod tests {
             steal_pct: 0.0,
             away_pct: 0.0,
             goals_pct: vec![5.0, 2.0],
-            goals_cycles: vec![2.0, 3.0],
-            tsc_ghz: 2.3,
+            goals_cycles: vec![1.0, 1.5],
+            tsc_ghz: 2.0 * GOAL_GHZ,
             profile: Profile::plain(Kind::Established),
         }))
     }
@@ -163,7 +163,7 @@ mod tests {
         let clear: Vec<Record> =
             (0..20).map(|it| pair(it, [102.1 + (it % 3) as f64, 100.0])).collect();
         let text = table(&clear).unwrap();
-        assert!(text.contains("5 %: met; 2 %: missed; +2: missed; +3: not"), "{text}");
+        assert!(text.contains("5 %: met; 2 %: missed; +1: missed; +1.5: not"), "{text}");
         let noisy: Vec<Record> = (0..20).map(|it| pair(it, [97.0 + it as f64, 100.0])).collect();
         let text = table(&noisy).unwrap();
         assert!(text.contains("5 %: not distinguishable; 2 %: not"), "{text}");
